@@ -9,15 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hpvm_host::image_lock::ALL_BYTES;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::fs::OFlags;
 
 use crate::Test;
+use crate::layers::image_over;
 use crate::loop_device::LoopDevice;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
     an_image_that_a_program_has_locked_is_refused_with_its_name,
+    what_a_program_writes_is_not_read_either,
     what_a_program_has_by_another_name_is_refused_with_its_name,
     a_device_that_a_guest_of_another_vm_host_has_is_refused_with_its_name,
     a_device_that_a_program_has_for_itself_is_refused_with_its_name,
@@ -36,6 +39,43 @@ fn an_image_that_a_program_has_locked_is_refused_with_its_name() {
     refused_to_both(&host, &disk("file", &image), &told);
     drop(daemon);
     given_to_both(&host, &disk("file", &image));
+}
+
+/// As the image of a dvd, and as what lies under an image, also where it is written by a loop device, of whose locks QEMU knows
+/// nothing. Who only reads is in nobody's way.
+fn what_a_program_writes_is_not_read_either() {
+    let host = VmHost::new(Engine::Real);
+    let theirs = host.disk("theirs.img", 1 << 20);
+    let over = host.path("over.qcow2");
+    image_over(&theirs, "raw", &over);
+    let (dvd, over) = (format!("dvd:avio_stor::file:{}", theirs.display()), disk("qcow2", &over));
+    let layer = format!("file:{}", theirs.display());
+    let (dvd, over) = (vec!["-a", &dvd], vec!["-a", &over, "--layer", &layer]);
+    for (name, reads) in [("on", &vec![]), ("plays", &dvd), ("builds", &over)] {
+        host.ok(&[&["hpvmcreate", "-P", name, "-r", "64M"][..], reads].concat());
+    }
+    host.ok(&["hpvmstart", "-P", "on"]);
+    let device = LoopDevice::on(&theirs, &[]);
+    for written in [&*theirs, device.path()] {
+        let daemon = StorageDaemon::of(written, &host.path("nbd"));
+        let told = format!("process {} (qemu-storage-da) has a lock on it", daemon.0.id());
+        for line in [
+            vec!["hpvmstart", "-P", "plays"],
+            vec!["hpvmstart", "-P", "builds"],
+            [&["hpvmmodify", "-P", "on"][..], &dvd].concat(),
+            [&["hpvmmodify", "-P", "on"][..], &over].concat(),
+        ] {
+            let said = host.refused(&line);
+            assert_eq!(said.matches(&told).count(), 1, "{line:?} tells '{told}' once: {said}");
+        }
+    }
+    let reader = StorageDaemon::reading(&theirs, &host.path("reader"));
+    for name in ["plays", "builds"] {
+        host.ok(&["hpvmstart", "-P", name]);
+        host.ok(&["hpvmstop", "-P", name, "-F"]);
+        host.wait_for_state(name, "Off", BOUND);
+    }
+    drop(reader);
 }
 
 /// The file under a loop device, the loop device on a file, and another loop device on the same file have one disk's bytes.
@@ -171,25 +211,44 @@ fn given_to_both(host: &VmHost, statement: &str) {
     host.ok(&["hpvmmodify", "-P", "on", "-a", statement]);
 }
 
-/// A program that exports an image to be written, and locks it as any QEMU does.
+/// A program that exports an image, and locks it as any QEMU does.
 struct StorageDaemon(Child);
 
 impl StorageDaemon {
+    /// One that lets it be written.
     fn of(image: &Path, socket: &Path) -> StorageDaemon {
-        let driver = if image.starts_with("/dev") { "host_device" } else { "file" };
-        let node = format!("driver={driver},node-name=a,filename={}", image.display());
-        let server = format!("addr.type=unix,addr.path={}", socket.display());
-        let child = Command::new("qemu-storage-daemon")
-            .args(["--blockdev", &node, "--nbd-server", &server])
-            .args(["--export", "type=nbd,id=b,node-name=a,writable=on"])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("qemu-storage-daemon");
-        let daemon = StorageDaemon(child);
+        let daemon = StorageDaemon::exporting(image, socket, "on");
         wait_until(BOUND, "the image is locked", || {
             hpvm_host::image_lock::is_locked(image).unwrap_or(false)
         });
         daemon
+    }
+
+    /// One that lets it be read.
+    fn reading(image: &Path, socket: &Path) -> StorageDaemon {
+        let daemon = StorageDaemon::exporting(image, socket, "off");
+        wait_until(BOUND, "the image is locked", || {
+            hpvm_host::image_lock::holders(image, &ALL_BYTES).is_ok_and(|found| !found.is_empty())
+        });
+        assert!(!hpvm_host::image_lock::is_written(image).expect("an image"));
+        daemon
+    }
+
+    fn exporting(image: &Path, socket: &Path, writable: &str) -> StorageDaemon {
+        let driver = if image.starts_with("/dev") { "host_device" } else { "file" };
+        let read_only = if writable == "on" { "off" } else { "on" };
+        let node = format!(
+            "driver={driver},node-name=a,read-only={read_only},filename={}",
+            image.display()
+        );
+        let server = format!("addr.type=unix,addr.path={}", socket.display());
+        let child = Command::new("qemu-storage-daemon")
+            .args(["--blockdev", &node, "--nbd-server", &server])
+            .args(["--export", &format!("type=nbd,id=b,node-name=a,writable={writable}")])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("qemu-storage-daemon");
+        StorageDaemon(child)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     another_name_of_a_file_is_warned_of,
     what_is_given_away_is_given_though_the_host_has_it,
     an_image_is_a_guests_while_the_host_only_reads_it,
+    what_somebody_has_mounted_is_neither_copied_nor_replaced,
 ];
 
 /// A real guest without a system comes to its firmware.
@@ -614,4 +615,63 @@ fn an_image_is_a_guests_while_the_host_only_reads_it() {
     for told in read {
         assert!(told.status.success() && told.stderr.is_empty(), "{told}");
     }
+}
+
+/// A copy of it would be of many moments, and who replaced it would take what the mount shows with its last user. The mount is the
+/// VM Host's, or one that only the kernel knows of.
+fn what_somebody_has_mounted_is_neither_copied_nor_replaced() {
+    let host = VmHost::new(Engine::Fake);
+    let (disk, other) = (host.disk("disk.img", 8 << 20), host.disk("other.img", 8 << 20));
+    let at = host.path("mounted");
+    fs::create_dir(&at).expect("a folder");
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&disk).status();
+    assert!(made.expect("mkfs runs").success());
+    let device = LoopDevice::on(&disk, &[]);
+    let place =
+        |storage: &str, path: &Path| format!("disk:avio_stor:0,0,0:{storage}:{}", path.display());
+    for (name, storage, path) in
+        [("file", "file", &*disk), ("loop", "disk", device.path()), ("other", "file", &other)]
+    {
+        host.ok(&["hpvmcreate", "-P", name, "-r", "64M", "-a", &place(storage, path)]);
+    }
+    let copy = place("file", &host.path("copy.img"));
+    let copies = [
+        vec!["hpvmclone", "-P", "file", "-N", "new", "-b", &copy],
+        vec!["hpvmclone", "-P", "loop", "-N", "new", "-b", &copy],
+        vec!["hpvmclone", "-P", "file", "-N", "new", "--linked"],
+    ];
+    let onto = place("file", &disk);
+    let replaces = ["hpvmclone", "-P", "other", "-N", "new", "-F", "-b", &onto];
+    let refused_while_mounted = |why: &str| {
+        let before = State::of(&host);
+        for line in &copies {
+            let said = refused(&host, line);
+            assert!(said.contains(why), "{line:?}: {said}");
+        }
+        before.assert_unchanged(&host, "commands that were refused");
+    };
+    let of_host = HostMount::of(device.path(), &at);
+    refused_while_mounted(&format!("is mounted at {}", at.display()));
+    drop(of_host);
+    let apart = Apart::with_mounted(device.path(), &at);
+    refused_while_mounted("is in use");
+    for name in ["file", "loop"] {
+        host.ok(&["hpvmremove", "-P", name, "-F", "--purge"]);
+    }
+    let before = State::of(&host);
+    let said = refused(&host, &replaces);
+    assert!(said.contains("is in use"), "{said}");
+    before.assert_unchanged(&host, "a command that was refused");
+    drop(apart);
+    let held = fs::metadata(&disk).expect("the disk");
+
+    host.ok(&["hpvmcreate", "-P", "file", "-r", "64M", "-a", &onto]);
+    let read_only = Mounted::by(&["-o", "ro", &device.path().to_string_lossy()], &at);
+    host.ok(&copies[0]);
+    drop(read_only);
+    assert_eq!(fs::read(host.path("copy.img")).expect("the copy"), fs::read(&disk).expect("it"));
+    host.ok(&["hpvmremove", "-P", "file", "-F", "--purge"]);
+    host.ok(&["hpvmremove", "-P", "new", "-F", "--purge"]);
+    host.ok(&replaces);
+    assert_ne!(held.ino(), fs::metadata(&disk).expect("the copy").ino(), "replaced");
 }

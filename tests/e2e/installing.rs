@@ -1,7 +1,7 @@
 //! What installs hpvm: on a machine that cannot run it, it says what is missing, in one line, and touches nothing; elsewhere it
 //! touches nothing that is not ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_machine_that_is_too_old_is_left_alone,
     an_installation_touches_nothing_that_is_not_ours,
+    units_name_what_is_installed,
 ];
 
 /// Where a shell finds the plain tools it uses.
@@ -92,6 +93,35 @@ fn an_installation_touches_nothing_that_is_not_ours() {
         let named = path.file_name().is_some_and(|name| is_ours(Path::new(name)));
         assert!(in_ours || named, "{} is new", path.display());
     }
+}
+
+/// The manual pages that they document themselves by, and the programs that they run.
+fn units_name_what_is_installed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    install_below(folder.path());
+    let installed = all_below(folder.path());
+    let man = Path::new("opt/hpvm/share/man");
+    let mut named = BTreeSet::new();
+    for (unit, (.., content)) in &installed {
+        if !unit.extension().is_some_and(|ending| ending == "service" || ending == "path") {
+            continue;
+        }
+        let text = String::from_utf8(content.clone()).expect("a text");
+        for word in text.split([' ', '=', '\n', '\'', '"']) {
+            let page = word.strip_prefix("man:").map(|page| {
+                let (name, section) = page.split_once('(').expect("a section");
+                let section = section.strip_suffix(')').expect("a section");
+                man.join(format!("man{section}/{name}.{section}"))
+            });
+            let program =
+                word.strip_prefix("/opt/hpvm/").map(|below| Path::new("opt/hpvm").join(below));
+            for path in page.into_iter().chain(program) {
+                assert!(installed.contains_key(&path), "{}: {}", unit.display(), path.display());
+                named.insert(path);
+            }
+        }
+    }
+    assert!(named.len() >= 5, "{named:?}");
 }
 
 fn install_below(root: &Path) {

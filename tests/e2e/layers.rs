@@ -92,7 +92,7 @@ fn an_image_over_others_comes_to_a_running_guest_and_goes() {
     }
     // A layer that QEMU cannot open: what came before it goes again, and the guest keeps what it has.
     let garbage = guest.host().path("garbage.img");
-    make_image(&garbage);
+    image_over(&chain.base, "raw", &garbage);
     let file = fs::OpenOptions::new().write(true).open(&garbage);
     // The first of its extensions, behind the header proper, is longer than the cluster.
     file.and_then(|file| file.write_all_at(&[0xff; 8], 112)).expect("an extension of no use");
@@ -119,8 +119,13 @@ fn what_cannot_lie_under_an_image_is_refused() {
     let secret = format!("file:{}", kept.join("secret.img").display());
     let folder = format!("file:{}", host.path("var").display());
     let none = format!("file:{}", host.path("none.img").display());
+    let alone = host.path("alone.qcow2");
+    make_image(&alone);
+    let alone = format!("disk:avio_stor:0,5,0:qcow2:{}", alone.display());
     for (line, words) in [
         (vec!["-a", &top], "needs a backing file"),
+        (vec!["-a", &top, "--layer", &middle], "needs a backing file"),
+        (vec!["-a", &alone, "--layer", &base], "says that nothing lies below it"),
         (vec!["-a", &raw, "--layer", &base], "exactly one -a of storage type qcow2"),
         (vec!["--layer", &base], "exactly one -a of storage type qcow2"),
         (vec!["-a", &top, "--layer", &base, "--layer", &middle], "nothing lies under it"),

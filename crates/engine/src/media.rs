@@ -233,8 +233,12 @@ fn who_stays(proc: &Path, doors: &Doors) -> Option<Opener> {
 /// Whether the kernel keeps a loop device on this file for somebody, who may be in a container: its mounts are not among the
 /// host's, and the kernel, which refuses the device, lets everybody have the file.
 fn is_kept_by_loop(path: &str, in_use: &HostsOwn) -> bool {
+    let lead = Places::default().lead(Path::new(path));
+    lead.is_ok_and(|lead| matches!(lead, Lead::File(_)) && is_kept(lead, in_use))
+}
+
+fn is_kept(lead: Lead, in_use: &HostsOwn) -> bool {
     let places = Places::default();
-    let Ok(lead @ Lead::File(_)) = places.lead(Path::new(path)) else { return false };
     let (store, leads) = (lead.store(), [lead]);
     let has_any = |stores: &BTreeSet<Store>| {
         in_use.get_or_init(|| InUse::now(&places)).has_any(stores, &places)
@@ -244,6 +248,17 @@ fn is_kept_by_loop(path: &str, in_use: &HostsOwn) -> bool {
     }
     let blocks = Blocks::read_around(&places, &leads);
     store.is_some_and(|store| !blocks.claims(store, &DeviceProbe::new(&places)).is_empty())
+}
+
+/// Refuses what the kernel keeps for somebody, of whom the mounts of the VM Host may show nothing: for who opens it without
+/// wanting it alone, and replaces it or wants it to stay as it is meanwhile. A file is kept with a loop device on it.
+pub fn not_kept(path: &str) -> Result<(), MediaError> {
+    let lead =
+        Places::default().lead(Path::new(path)).map_err(MediaError::file("look at", path))?;
+    match is_kept(lead, &HostsOwn::new()) {
+        true => Err(MediaError::busy(path)),
+        false => Ok(()),
+    }
 }
 
 /// Whether an image names a file below it. One that QEMU cannot use is refused, and so is one with its data in another file, which

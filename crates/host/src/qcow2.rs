@@ -29,7 +29,7 @@ const HEADER_BYTES: u32 = 104;
 const COVERED_BYTES: u64 = CLUSTER_BYTES / 8 * CLUSTER_BYTES;
 /// The header extension that names the format of what lies below.
 const FORMAT_EXTENSION: u32 = 0xe279_2aca;
-/// A longer name cannot be written there.
+/// A longer path cannot be written there, and of such a one the file's own name is.
 const NAME_BYTES_MAX: usize = 1023;
 const FIRST_LEVEL_CLUSTER: u64 = 3;
 /// QEMU takes no larger first-level table (32 MiB).
@@ -75,9 +75,17 @@ fn write(image: &File, size: u64, base: Option<&Base<'_>>) -> io::Result<()> {
     image.write_all_at(&counts, 2 * CLUSTER_BYTES)
 }
 
+/// What is written of a path. Without any name the image would say that nothing lies below it.
+fn name(path: &Path) -> &[u8] {
+    let whole = path.as_os_str().as_bytes();
+    match path.file_name() {
+        Some(own) if whole.len() > NAME_BYTES_MAX => own.as_bytes(),
+        _ => whole,
+    }
+}
+
 fn header(base: Option<&Base<'_>>, size: u64, entries: u64) -> Vec<u8> {
-    let name = base.map(|base| base.path.as_os_str().as_bytes()).unwrap_or_default();
-    let name = if name.len() <= NAME_BYTES_MAX { name } else { &[] };
+    let name = base.map(|base| name(base.path)).unwrap_or_default();
     // Behind the header and two extensions: the format with its head of 8 bytes, and the end.
     let name_place = if name.is_empty() { 0 } else { u64::from(HEADER_BYTES) + 16 + 8 };
     let mut bytes = MAGIC.to_vec();

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hpvm_host::qcow2::head;
 use hpvm_host::qcow2::header::{Head, Header, HeaderFault, Table, judge};
+use hpvm_host::qcow2::{Base, Format, head, write_overlay};
 use hpvm_model::Below;
 use proptest::prelude::*;
 
@@ -58,6 +58,21 @@ fn every_image_that_qemu_makes_is_one() {
     assert!(qemu("qemu-img", &create, &over));
     let named = Head::Image(Header { below: Below::Named });
     assert_eq!(head(&File::open(&over).unwrap()).unwrap(), named);
+}
+
+/// A path may be longer than what a header has room for.
+#[test]
+fn an_image_over_another_says_so_whatever_the_path() {
+    let folder = tempfile::tempdir().unwrap();
+    for length in [9, 1022, 1023, 1024, 4000] {
+        let path = PathBuf::from("/".repeat(length - 8) + "base.img");
+        let image = folder.path().join(length.to_string());
+        let base = Base { path: &path, format: Format::Raw, size: 1 << 20 };
+        write_overlay(&File::create(&image).unwrap(), &base).unwrap();
+        let named = Head::Image(Header { below: Below::Named });
+        assert_eq!(head(&File::open(&image).unwrap()).unwrap(), named, "{length}");
+        assert!(qemu("qemu-img", &["info", "-f", "qcow2"], &image), "{length}");
+    }
 }
 
 /// A good image of 64 MiB.

@@ -16,7 +16,7 @@ use hpvm_plan::facts::{Engine, FileFact, HostFacts, Restriction, StartFacts};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Identities, RegistryError, Selector};
 
-pub(crate) use locks::{Aim, holders, locked, locked_elsewhere};
+pub(crate) use locks::{Aim, holders, locked, locked_elsewhere, written_elsewhere};
 pub(crate) use provisions::{lack, provision, shut, variables};
 
 use crate::network::lan;
@@ -130,7 +130,7 @@ impl VmHost {
     pub fn start_facts(&self, config: &GuestConfig) -> Result<HostFacts, Refusal> {
         let mut facts = self.facts(config, None)?;
         facts.network.lan = lan::ask(self, &config.nics)?;
-        facts.locked = locked_elsewhere(self, config, &facts, Aim::Write);
+        facts.locked = locked_elsewhere(self, config, &facts);
         facts.start = Some(self.means_of_start(config)?);
         Ok(facts)
     }

@@ -19,7 +19,6 @@ use hpvm_plan::record::{AgentChannel, AttachedNic, BootRecord, FORMAT, NicBoot, 
 use hpvm_registry::Step;
 
 use crate::clone::interrupted;
-use crate::facts::Aim;
 use crate::facts::identities;
 use crate::network::{forwards, mtu, ports, wire};
 use crate::presence::Presence;
@@ -139,7 +138,7 @@ fn with_holders(
     if !matches!(refusal, Refusal::Launch(LaunchError::Engine(_))) {
         return refusal;
     }
-    facts.locked = facts::locked_elsewhere(host, config, &facts, Aim::Write);
+    facts.locked = facts::locked_elsewhere(host, config, &facts);
     match facts.locked.is_empty() {
         true => refusal,
         false => Refusal::Problems(problems(config, &facts, Purpose::Start)),

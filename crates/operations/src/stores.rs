@@ -352,6 +352,19 @@ pub(crate) fn found<'a>(
     Asking::begin(&paths, |path| std::fs::metadata(path)).answers().own
 }
 
+/// A file that would be made below /dev. Such a name is a node mistyped.
+#[derive(Debug, thiserror::Error)]
+#[error("'{}' would be a file among the nodes of devices, in the VM Host's memory and gone with its next boot; name a folder on a disk", .0.display())]
+pub struct AmongDevices(PathBuf);
+
+impl AmongDevices {
+    /// Whether a path is one, whose folder is this without links.
+    pub(crate) fn is(path: &Path, folder: &Path) -> Option<AmongDevices> {
+        let is_among = folder.starts_with("/dev") && !folder.starts_with("/dev/shm");
+        is_among.then(|| AmongDevices(path.to_owned()))
+    }
+}
+
 /// A symbolic link at whose end nothing is; a file made by its name would lie there, or take the place of the link.
 #[derive(Debug, thiserror::Error)]
 #[error("'{}' is a symbolic link to '{}', where nothing is; name that, or remove the link", link.display(), to.display())]

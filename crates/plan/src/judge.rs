@@ -9,7 +9,7 @@ mod place_holders;
 pub mod registered;
 mod stores;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hpvm_model::{
     AdapterKind, Bytes, Entitlement, GuestConfig, NicKind, PciSlot, Problem, Remedy, Runnable,
@@ -381,10 +381,11 @@ fn scsi_adapters(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
     }
 }
 
-/// What programs that are no guests have locked.
+/// What programs that are no guests have locked: a disk, an image of a dvd, what lies under an image.
 fn locked(config: &GuestConfig, facts: &HostFacts, all: &mut Findings) {
-    for path in config.storage.iter().filter_map(|device| device.backing.store()) {
-        let Some(lock) = facts.locked.get(path) else { continue };
+    let mut told = BTreeSet::new();
+    for path in config.storage.iter().flat_map(StorageDevice::stores) {
+        let Some(lock) = facts.locked.get(path).filter(|_| told.insert(path)) else { continue };
         let ask = match lock {
             Lock::Guest { guest, .. } => format!(
                 "wait until '{guest}' has ended or given {path} up; `hpvm why -P {guest}` tells how it is"

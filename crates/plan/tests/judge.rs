@@ -247,6 +247,44 @@ fn an_image_that_could_never_be_used_is_refused_in_its_own_words() {
     assert!(refused[0].starts_with("ERROR: '/s' needs a backing file"), "{refused:?}");
 }
 
+/// With one left out the guest would find zeroes where its data are, and with one too many what it never wrote.
+#[test]
+fn what_lies_under_an_image_is_as_much_as_its_header_says() {
+    let mut config = guest(&["disk:scsi:0,0,0:qcow2:/top"]);
+    config.storage[0].layers = vec![Backing::new(StorageType::Qcow2, "/middle")];
+    let image = |inode, below| {
+        let FileFact::Regular { identity, size, writable, cache, ending, .. } =
+            regular(inode, 1 << 30)
+        else {
+            panic!("a file")
+        };
+        let content = Content::Qcow2(below);
+        FileFact::Regular { identity, size, writable, cache, ending, content }
+    };
+    let said = |config: &GuestConfig, top, middle| {
+        let mut facts = host(config);
+        facts.files.insert("/top".into(), image(1, top));
+        facts.files.insert("/middle".into(), image(2, middle));
+        facts.files.insert("/base".into(), regular(3, 1 << 30));
+        lines(config, &facts, CREATE)
+    };
+    assert_eq!(said(&config, Below::Named, Below::Nothing), Vec::<String>::new());
+    let short = said(&config, Below::Named, Below::Named);
+    assert!(short[0].starts_with("ERROR: '/middle' needs a backing file"), "{short:?}");
+    let alone = said(&config, Below::Nothing, Below::Nothing);
+    let told =
+        "ERROR: '/top' says that nothing lies below it, and was given with --layer over '/middle'";
+    assert!(alone[0].starts_with(told), "{alone:?}");
+    assert!(alone[0].contains("`qemu-img rebase -u -F qcow2 -b /middle /top`"), "{alone:?}");
+    assert_eq!([&short, &alone].map(Vec::len), [1, 1], "{short:?} {alone:?}");
+
+    config.storage[0].layers.push(Backing::new(StorageType::File, "/base"));
+    assert_eq!(said(&config, Below::Named, Below::Named), Vec::<String>::new());
+    let long = said(&config, Below::Named, Below::Nothing);
+    assert!(long[0].starts_with("ERROR: '/middle' says that nothing lies below it"), "{long:?}");
+    assert!(long[0].contains("-F raw -b /base /middle`"), "{long:?}");
+}
+
 /// Settles 86.
 #[test]
 fn an_empty_file_is_one_warning() {

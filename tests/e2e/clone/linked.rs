@@ -20,7 +20,29 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_base_is_not_purged_with_the_guest_it_was_made_for,
     what_is_kept_of_clones_can_be_purged_in_the_order_that_is_told,
     the_device_database_knows_what_clones_are_built_on,
+    an_image_that_was_made_to_stand_alone_is_not_laid_over_its_base,
 ];
+
+/// What the clone emptied the image no longer holds, and its base still has.
+fn an_image_that_was_made_to_stand_alone_is_not_laid_over_its_base() {
+    let host = with_web();
+    let (image, whole) = (host.path("new.qcow2"), host.path("whole.qcow2"));
+    let statement = on(&image, "qcow2");
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked", "-b", &statement]);
+    let converted =
+        Command::new("qemu-img").args(["convert", "-O", "qcow2"]).args([&image, &whole]).status();
+    assert!(converted.expect("qemu-img").success());
+    fs::rename(&whole, &image).expect("in its place");
+    let said = host.refused(&["hpvmstart", "-P", "new"]);
+    let told = format!("'{}' says that nothing lies below it", image.display());
+    assert!(said.contains(&told), "{said}");
+    let screen = host.ok(&["hpvm", "why", "new"]);
+    assert!(screen.contains(&told) && screen.contains("without --layer"), "{screen}");
+    host.ok(&["hpvmmodify", "-P", "new", "-d", &statement]);
+    host.ok(&["hpvmmodify", "-P", "new", "-a", &statement]);
+    host.ok(&["hpvmstart", "-P", "new"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+}
 
 /// Its image lies in the guest's own folder, where no other guest gets anything.
 fn a_linked_disk_is_not_shared() {

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     two_copies_are_two_files,
     two_copies_share_no_bytes,
     nothing_is_copied_to_where_guests_may_have_nothing,
+    no_copy_is_a_file_among_devices,
     a_device_that_guests_may_not_have_is_not_told_to_be_too_small,
 ];
 
@@ -177,6 +178,24 @@ fn nothing_is_copied_to_where_guests_may_have_nothing() {
         let outcome = host.run(&line);
         assert_eq!(outcome.status.code(), Some(1), "{outcome}");
         assert!(outcome.stderr.contains("kept restricts what lies below it"), "{outcome}");
+        nothing_is_left(&host, host.root());
+    }
+}
+
+/// A volume that is not there, say, of which somebody thinks it is: the copy would be in memory.
+fn no_copy_is_a_file_among_devices() {
+    let host = with_web();
+    host.ok(&["hpvmmodify", "-P", "web", "-d", "dvd:avio_stor:0,1,1"]);
+    std::os::unix::fs::symlink("/dev", host.path("way")).expect("a link");
+    let name = format!("hpvm-test-{}", std::process::id());
+    let (copy, linked) = (Path::new("/dev").join(&name), host.path("way").join(&name));
+    let (onto, over) = (on(&copy, "file"), on(&linked, "qcow2"));
+    for more in [&["-b", &onto][..], &["-b", &onto, "-F"], &["-b", &over, "--linked"]] {
+        let line = [&["hpvmclone", "-P", "web", "-N", "new"][..], more].concat();
+        let said = host.refused(&line);
+        let is_left = fs::remove_file(&copy).is_ok();
+        assert!(said.contains("would be a file among the nodes of devices"), "{said}");
+        assert!(!is_left, "{line:?} made it");
         nothing_is_left(&host, host.root());
     }
 }

@@ -139,8 +139,8 @@ const OTHER_WAYS: &str = r#"
     used=/dev/mapper/safe1
     first() { head -c 1M $used | sha256sum; }
     before=$(first)
-    # An empty qcow2 image of 64 MiB; there is no qemu-img here.
-    perl -e 'print pack("a4 N Q> N2 Q> N2 Q>2 N2 Q>", "QFI\xfb", 2, 0, 0, 16, 64 << 20, 0, 1, 3 << 16, 1 << 16, 1, 0, 0)' >/root/top.qcow2
+    # An empty qcow2 image of 64 MiB over it; there is no qemu-img here.
+    perl -e '$_ = shift; print pack("a4 N Q> N2 Q> N2 Q>2 N2 Q> x8", "QFI\xfb", 2, 80, length, 16, 64 << 20, 0, 1, 3 << 16, 1 << 16, 1, 0, 0), $_' $used >/root/top.qcow2
     truncate -s 256K /root/top.qcow2
     hpvmcreate -P source -r 64M -a disk:avio_stor:0,0,0:disk:$(spare 7)
     refused() {

@@ -32,7 +32,8 @@ use super::{catch_interruptions, done, mode};
 ///
 /// A folder that is restricted keeps all below it from guests. /etc, /boot, /usr and the like are restricted always. What the
 /// VM Host itself uses is never given to a guest, whatever the database says; the one exception is an rdev entry with
-/// ALLOW=GUEST, which needs a reason. A block device that is in use keeps the kernel from giving it away even so.
+/// ALLOW=GUEST, which needs a reason. A guest then has the device beside the VM Host, and nothing keeps the two from writing over
+/// each other.
 ///
 /// Attributes of gdev entries: SHARE, PRESERVE, READONLY (YES or NO), USAGE (DISK, DVD, TAPE, CHANGER or BURNER), IDENTIFIER
 /// (ACCEPT: what the path leads to now is the right device). Of rdev entries: PRESERVE, ALLOW (GUEST).

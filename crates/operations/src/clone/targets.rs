@@ -5,21 +5,23 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
+use hpvm_engine::media::not_kept;
 use hpvm_host::identity;
 use hpvm_model::{
-    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType, quoted,
+    Backing, Bytes, DeviceKind, FileIdentity, GuestConfig, GuestName, Problem, StorageType, chain,
+    quoted,
 };
 use hpvm_plan::clone::{Design, How, Place, Work};
 use hpvm_plan::facts::{
     Below, Content, Ending, FileFact, HostFacts, Kept, Lock, Sharer, Standing, Writable,
 };
 use hpvm_plan::hotplug::Force;
-use hpvm_plan::judge::registered::{copied, overwritten};
+use hpvm_plan::judge::registered::{copied, lifted_by, overwritten};
 use hpvm_plan::record::Cache;
 
 use super::running::Running;
 use crate::facts::Aim;
-use crate::stores::LeadsNowhere;
+use crate::stores::{AmongDevices, LeadsNowhere};
 use crate::{Mode, Refusal, VmHost, facts as look};
 
 /// The problems of sources and targets; `running` knows what a source that runs writes. `facts` are of the stores as they are now.
@@ -41,9 +43,10 @@ pub(super) fn judge(
     still
         .storage
         .retain(|device| running.is_none_or(|running| running.writer(&device.backing).is_none()));
-    let locked = look::locked_elsewhere(host, &still, &others, Aim::Read);
+    let locked = look::written_elsewhere(host, &still, &others);
     for work in &design.work {
         problems.extend(read(work, &others));
+        problems.extend(changed_meanwhile(work, running, &others));
         let read_by_path = still.storage.iter().find(|device| device.backing == work.from);
         problems.extend(read_by_path.and_then(|device| copied(source, device, &others)));
         let path = &work.from.path;
@@ -132,6 +135,39 @@ fn read(work: &Work, others: &HostFacts) -> Vec<Problem> {
     writers.map(|writer| error(path, text(writer))).collect()
 }
 
+/// What the VM Host, or a container on it, writes, no copy would have as it was at one moment. What a running source has is its
+/// QEMU's to read.
+fn changed_meanwhile(
+    work: &Work,
+    running: Option<&Running>,
+    others: &HostFacts,
+) -> Option<Problem> {
+    let path = &work.from.path;
+    let uses = others.used_by_host.get(path).into_iter().flatten();
+    let writes = uses.filter(|host| !host.is_read_only).map(|host| &*host.what);
+    let writes = writes.collect::<Vec<_>>().join("; ");
+    if !writes.is_empty() {
+        let text = format!(
+            "'{path}' is in use by this VM Host, and its content may change while it is read: {writes}"
+        );
+        // Whoever gave it away knows that.
+        return Some(match lifted_by(path, others) {
+            Some(_) => Problem::warning(path.clone(), text),
+            None => error(path, text),
+        });
+    }
+    let identity = others.identity(path)?;
+    let sharers = others.sharers.get(&identity).into_iter().flatten();
+    let is_guests = running.is_some() || sharers.into_iter().any(Sharer::holds_it);
+    let is_kept = || !others.used_by_host.contains_key(path) && lifted_by(path, others).is_none();
+    (!is_guests && is_kept()).then(|| kept(path)).flatten()
+}
+
+/// What the kernel keeps for somebody who is seen by nothing else.
+fn kept(path: &str) -> Option<Problem> {
+    not_kept(path).err().map(|busy| error(path, chain(&busy)))
+}
+
 fn state(facts: &HostFacts, path: &str) -> String {
     match facts.files.get(path) {
         Some(FileFact::Unreadable(reason)) => format!("cannot be used: {reason}"),
@@ -163,6 +199,10 @@ pub(super) fn target(host: &VmHost, work: &Work, facts: &HostFacts, force: Force
                 problems.push(error(path, text));
             }
             problems.extend(locked(host, path, facts));
+            // Its name goes to the copy, and with the last who has it open what is in it.
+            if !facts.used_by_host.contains_key(path) {
+                problems.extend(kept(path));
+            }
         }
         (Some(FileFact::Block(_)), _) => problems.extend(locked(host, path, facts)),
         // Another kind of thing is told by the judgement of the clone.
@@ -228,8 +268,10 @@ pub(super) fn written_elsewhere(path: &str, lock: &Lock) -> Problem {
 
 fn no_folder(path: &str) -> Option<Problem> {
     let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-    (!folder.is_dir())
-        .then(|| error(path, format!("there is no folder {} for '{path}'", folder.display())))
+    let Some(real) = folder.canonicalize().ok().filter(|real| real.is_dir()) else {
+        return Some(error(path, format!("there is no folder {} for '{path}'", folder.display())));
+    };
+    AmongDevices::is(Path::new(path), &real).map(|among| error(path, among.to_string()))
 }
 
 fn leads_nowhere(path: &str) -> Option<Problem> {
@@ -328,7 +370,11 @@ pub(super) fn expect(design: &Design, facts: &mut HostFacts) {
         let identity = FileIdentity { device: u64::MAX, inode: number };
         let (writable, cache) = (Writable::Yes, Cache::Page);
         let content = match work.to.storage {
-            StorageType::Qcow2 => Content::Qcow2(Below::Nothing),
+            StorageType::Qcow2 => {
+                let device = design.config.device_at(work.address);
+                let is_alone = device.is_none_or(|device| device.layers.is_empty());
+                Content::Qcow2(if is_alone { Below::Nothing } else { Below::Named })
+            }
             _ => Content::Other,
         };
         let ending = Ending::WithBlock;

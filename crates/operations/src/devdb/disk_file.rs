@@ -19,7 +19,7 @@ use super::registered::restriction_of;
 use super::running;
 use super::trail::Trail;
 use crate::refusal::unless_interrupted;
-use crate::stores::{LeadsNowhere, Stores, is_absence, is_meant_to_be_written};
+use crate::stores::{AmongDevices, LeadsNowhere, Stores, is_absence, is_meant_to_be_written};
 use crate::{Actor, Mode, Refusal, VmHost, claims};
 
 /// What is asked for.
@@ -71,8 +71,8 @@ pub enum DiskRefused {
     LeadsNowhere(LeadsNowhere),
     #[error("there is no folder '{}' for '{}'; make it first, or name another", path.parent().unwrap_or(path).display(), path.display())]
     NoFolder { path: PathBuf },
-    #[error("'{}' would be a file among the nodes of devices, in the VM Host's memory and gone with its next boot; name a folder on a disk", .0.display())]
-    AmongDevices(PathBuf),
+    #[error(transparent)]
+    AmongDevices(AmongDevices),
     #[error("the file system of '{}' has no files of {size}; choose a smaller size, or a folder on another file system", path.display())]
     TooLarge { path: PathBuf, size: Bytes },
     #[error("the file system of '{}' has no room for {size}; make room there, or choose a smaller size or another folder", path.display())]
@@ -207,16 +207,15 @@ fn regular_file(path: &Path) -> Result<Option<Metadata>, Refusal> {
     }
 }
 
-/// A name below /dev that nobody made yet is a node mistyped.
 fn in_a_folder_for_disks(path: &Path) -> Result<(), Refusal> {
     let folder = asked(path.parent().unwrap_or(Path::new("/")), |folder| {
         folder.canonicalize().map(|real| (real.is_dir(), real))
     });
     match folder {
-        Ok((true, real)) if real.starts_with("/dev") && !real.starts_with("/dev/shm") => {
-            Err(DiskRefused::AmongDevices(path.to_owned()).into())
-        }
-        Ok((true, _)) => Ok(()),
+        Ok((true, real)) => match AmongDevices::is(path, &real) {
+            Some(among) => Err(DiskRefused::AmongDevices(among).into()),
+            None => Ok(()),
+        },
         Ok((false, _)) => Err(DiskRefused::NoFolder { path: path.to_owned() }.into()),
         Err(error) if is_absence(&error) => {
             Err(DiskRefused::NoFolder { path: path.to_owned() }.into())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hpvm_host::answers;
 use hpvm_host::image_lock::{self, ALL_BYTES, Holder};
 use hpvm_host::lock::pause_for;
-use hpvm_model::{DeviceKind, GuestConfig};
+use hpvm_model::{Backing, DeviceKind, GuestConfig, StorageDevice};
 use hpvm_plan::facts::{FileFact, HostFacts, Lock, Sharer};
 
 use crate::{VmHost, lost};
@@ -16,10 +16,37 @@ use crate::{VmHost, lost};
 /// Engines that are just ending keep their locks so long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Disks that another program has locked, and which. What a guest of this VM Host has is known without locks.
+/// Stores that another program has locked in a way that keeps this guest from them, and which. What guests of this VM Host have
+/// is known without locks.
 pub(crate) fn locked_elsewhere(
     host: &VmHost,
     config: &GuestConfig,
+    facts: &HostFacts,
+) -> BTreeMap<String, Lock> {
+    let is_written = |device: &StorageDevice| device.kind == DeviceKind::Disk;
+    let disks = config.storage.iter().filter(|device| is_written(device));
+    let images = config.storage.iter().filter(|device| device.is_shared_freely());
+    let layers = config.storage.iter().flat_map(|device| &device.layers);
+    let written = disks.map(|device| &device.backing);
+    let read = images.map(|device| &device.backing).chain(layers);
+    let mut locked = locked_of(host, written, facts, Aim::Write);
+    locked.extend(locked_of(host, read, facts, Aim::Read));
+    locked
+}
+
+/// The same of the disks of a guest that are only to be copied.
+pub(crate) fn written_elsewhere(
+    host: &VmHost,
+    config: &GuestConfig,
+    facts: &HostFacts,
+) -> BTreeMap<String, Lock> {
+    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
+    locked_of(host, disks.map(|device| &device.backing), facts, Aim::Read)
+}
+
+fn locked_of<'a>(
+    host: &VmHost,
+    backings: impl Iterator<Item = &'a Backing>,
     facts: &HostFacts,
     aim: Aim,
 ) -> BTreeMap<String, Lock> {
@@ -27,8 +54,7 @@ pub(crate) fn locked_elsewhere(
         let sharers = facts.identity(path).and_then(|identity| facts.sharers.get(&identity));
         sharers.is_some_and(|sharers| sharers.iter().any(Sharer::holds_it))
     };
-    let disks = config.storage.iter().filter(|device| device.kind == DeviceKind::Disk);
-    let stores = disks.filter_map(|device| device.backing.store());
+    let stores = backings.filter_map(Backing::store);
     locked(host, stores.filter(|path| !is_ours(path)), facts, aim)
 }
 

@@ -20,7 +20,6 @@ use hpvm_plan::request::{DeviceRequest, Request, apply, removals_again};
 
 use super::Modified;
 use crate::claims::{self, Claims};
-use crate::facts::Aim;
 use crate::network::{forwards, lan, mtu, wire};
 use crate::refusal::Left;
 use crate::vm_host::VmHost;
@@ -84,7 +83,7 @@ impl<'a> Change<'a> {
         facts.network.lan = lan;
         if let Some(machine) = &running {
             let new = what_is_new(machine, &after, &facts);
-            facts.locked = facts::locked_elsewhere(host, &new, &facts, Aim::Write);
+            facts.locked = facts::locked_elsewhere(host, &new, &facts);
         }
         Ok(Change { before, after, running, request, force, facts, _claims: claims })
     }

@@ -1,7 +1,7 @@
 //! What is wrong with qcow2 images of a configuration: what they hold, what lies under them, and what is the base of others.
 
 use hpvm_model::{
-    Backing, DeviceKind, GuestConfig, GuestNumber, StorageDevice, StorageType, StoreRole,
+    Backing, DeviceKind, GuestConfig, GuestNumber, StorageDevice, StorageType, StoreRole, quoted,
 };
 
 use super::stores::{comers, noun, one_too_many, used_by_host, wrong_block, wrong_type};
@@ -17,16 +17,36 @@ pub(super) fn no_image(path: &str, content: &Content) -> Option<Finding> {
     Some(never(path, text))
 }
 
-/// What an image's header names could be anything: QEMU is told what lies below by the configuration, or nothing does.
-pub(super) fn not_alone(device: &StorageDevice, content: &Content) -> Option<Finding> {
-    let path = &device.backing.path;
-    let is_over_unknown = *content == Content::Qcow2(Below::Named) && device.layers.is_empty();
-    is_over_unknown.then(|| {
-        let text = format!(
-            "'{path}' needs a backing file, and an image given to a guest has to stand alone, unless --layer says what lies below; `qemu-img convert -O qcow2` makes a copy that does"
-        );
-        never(path, text)
-    })
+/// What an image's header names could be anything: QEMU is told what lies below by the configuration, or nothing does. Where the
+/// two do not agree on whether anything does, the guest would find other data than it has.
+pub(super) fn other_depth(
+    config: &GuestConfig,
+    image: &Backing,
+    below: Option<&Backing>,
+    content: &Content,
+) -> Option<Finding> {
+    let path = &image.path;
+    match (content, below) {
+        (Content::Qcow2(Below::Named), None) => Some(never(
+            path,
+            format!(
+                "'{path}' needs a backing file, and an image given to a guest has to stand alone, unless --layer says what lies below; `qemu-img convert -O qcow2` makes a copy that does"
+            ),
+        )),
+        (Content::Qcow2(Below::Nothing), Some(Backing { storage, path: base })) => {
+            let format = if *storage == StorageType::Qcow2 { "qcow2" } else { "raw" };
+            let text = format!(
+                "'{path}' says that nothing lies below it, and was given with --layer over '{base}', which the guest would find wherever the image holds nothing; an image that stands alone is added without --layer, and `qemu-img rebase -u -F {format} -b {} {}` says in one that belongs over it what lies below",
+                quoted(base),
+                quoted(path)
+            );
+            Some(never(path, text).ask(
+                "give the guest the image without --layer, or say in the image what lies below",
+                start_command(config),
+            ))
+        }
+        _ => None,
+    }
 }
 
 /// Disks that come with this change, raw, on files that hold an image: told, since the one who names such a file has most likely
@@ -60,7 +80,7 @@ pub(super) fn layers(
     facts: &HostFacts,
     all: &mut Findings,
 ) {
-    for backing @ Backing { storage, path } in &device.layers {
+    for (place, backing @ Backing { storage, path }) in device.layers.iter().enumerate() {
         let (noun, start) = (noun(*storage), start_command(config));
         let alone =
             StorageDevice { backing: backing.clone(), layers: Vec::new(), ..device.clone() };
@@ -80,6 +100,8 @@ pub(super) fn layers(
             ),
             FileFact::Regular { content, .. } if *storage == StorageType::Qcow2 => {
                 all.extend(no_image(path, content));
+                let below = device.layers.get(place + 1);
+                all.extend(other_depth(config, backing, below, content));
             }
             FileFact::Regular { .. } if *storage == StorageType::File => {}
             FileFact::Block(block) if matches!(storage, StorageType::Disk | StorageType::Lv) => {

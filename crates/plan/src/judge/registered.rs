@@ -81,7 +81,8 @@ pub(super) fn holds_other_than_images(
 }
 
 /// The entry that gives guests what the VM Host uses.
-pub(super) fn lifted_by<'a>(path: &str, facts: &'a HostFacts) -> Option<&'a str> {
+#[must_use]
+pub fn lifted_by<'a>(path: &str, facts: &'a HostFacts) -> Option<&'a str> {
     match &facts.registered.get(path)?.restriction {
         Restriction::Lifted { name } => Some(name),
         _ => None,

@@ -128,7 +128,12 @@ fn store(config: &GuestConfig, device: &StorageDevice, facts: &HostFacts, all: &
         }
         (FileFact::Regular { size, writable, content, .. }, StorageType::Qcow2) => {
             all.extend(images::no_image(path, content));
-            all.extend(images::not_alone(device, content));
+            all.extend(images::other_depth(
+                config,
+                &device.backing,
+                device.layers.first(),
+                content,
+            ));
             all.extend(not_writable(config, device, facts, *writable));
             all.extend(too_small(config, device, *size));
         }

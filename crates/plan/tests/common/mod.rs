@@ -93,7 +93,8 @@ fn file_with(inode: u64, size: u64, content: Content) -> FileFact {
 pub fn host(config: &GuestConfig) -> HostFacts {
     let files = config.storage.iter().zip(100..).filter_map(|(device, inode)| {
         let content = match device.backing.storage {
-            StorageType::Qcow2 => Content::Qcow2(Below::Nothing),
+            StorageType::Qcow2 if device.layers.is_empty() => Content::Qcow2(Below::Nothing),
+            StorageType::Qcow2 => Content::Qcow2(Below::Named),
             _ => Content::Other,
         };
         device.backing.store().map(|path| (path.to_owned(), file_with(inode, 1 << 30, content)))
