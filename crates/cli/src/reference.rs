@@ -90,7 +90,7 @@ fn resources_page() -> Roff {
     roff.text([roman("hpvmresources - statements by which guests are given devices")]);
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
-        "What hpvmcreate, hpvmmodify and hpvmclone take with -a, -m and -d, and hpvmstatus -D prints. Addresses, limits and the storage that each kind of device can have are told in resources.md, which is installed with the product.",
+        "What hpvmcreate, hpvmmodify and hpvmclone take with -a, -m and -d, and hpvmstatus -d prints. Addresses, limits and the storage that each kind of device can have are told in resources.md, which is installed with the product.",
     )]);
     statement_sections(&mut roff);
     roff.control("SH", ["SEE ALSO"]);
