@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_running_guest_without_its_folder_is_not_removed,
     a_running_guest_the_registry_does_not_know_is_made_known,
     a_running_guest_without_a_folder_is_told_of,
+    a_guest_whose_variables_never_reached_the_disk_gets_new_ones,
     a_repair_takes_no_guest_in_the_making_for_a_leftover,
     a_guest_that_is_long_in_the_making_is_no_leftover,
     guests_that_come_and_go_are_not_complained_of,
@@ -348,6 +349,38 @@ fn a_running_guest_without_a_folder_is_told_of() {
     wait_until(BOUND, "its processes are gone", || host.processes().is_empty());
     host.ok(&["hpvm", "doctor", "--repair"]);
     assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+}
+
+/// What a power cut may leave of a creation that was at work: all that tells of the guest, and a part of its variables. One that
+/// has run keeps what it has: its boot entries may be in there.
+fn a_guest_whose_variables_never_reached_the_disk_gets_new_ones() {
+    let host = host_with_guests();
+    host.ok(&["hpvmcreate", "-P", "cut"]);
+    let nvram = folder(&host, "cut").join("nvram");
+    let before = Known::to(&host);
+    for (length, has_run) in [(Some(4096), false), (None, false), (Some(4096), true)] {
+        match length {
+            Some(length) => {
+                let file = fs::OpenOptions::new().write(true).open(&nvram).expect("variables");
+                file.set_len(length).expect("they are cut");
+            }
+            None => fs::remove_file(&nvram).expect("they are lost"),
+        }
+        if has_run {
+            fs::write(folder(&host, "cut").join("boot.record"), "").expect("it has run");
+        }
+        forget(&host, "cut");
+        let repaired = host.run(&["hpvm", "doctor", "--repair"]);
+        assert_eq!(Known::to(&host), before, "{repaired}");
+        let now = host.run(&["hpvm", "doctor"]);
+        let why = format!("{length:?}, has run: {has_run}: {repaired}\n{now}");
+        if has_run {
+            assert!(now.stdout.contains("the firmware variables of guest 'cut'"), "{why}");
+            assert_eq!(fs::metadata(&nvram).expect("they are left").len(), 4096, "{why}");
+        } else {
+            assert_eq!(now.stdout, NOTHING, "{why}");
+        }
+    }
 }
 
 fn a_repair_takes_no_guest_in_the_making_for_a_leftover() {

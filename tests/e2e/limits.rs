@@ -56,7 +56,7 @@ fn warned_once(outcome: &Outcome, about: &str) {
     assert!(warnings[0].contains(about), "{outcome}");
 }
 
-/// Settles 41.
+/// Settles 41: the help tells what a guest gets.
 fn types_have_their_defaults() {
     let host = VmHost::new(Engine::Fake);
     let types = [
@@ -83,6 +83,17 @@ fn types_have_their_defaults() {
         assert!(section.contains("10.0%  100.0%"), "{section}");
     }
     assert!(stored(&host, "c").to_string().contains("11i v3"), "the version is kept");
+    let (help, made) = (host.ok(&["hpvmcreate", "--help"]), fields(&host, "a"));
+    for (option, key) in [
+        ("--os-type", "Operating System"),
+        ("--vcpus", "Number of virtual CPUs"),
+        ("--entitlement ", "Entitlement as given"),
+        ("--memory", "Memory"),
+        ("--boot", "Start type"),
+    ] {
+        let line = help.lines().find(|line| line.contains(option)).expect("it is listed");
+        assert!(line.ends_with(&format!("[default: {}]", made[key])), "{key}: {line}");
+    }
 }
 
 /// Settles 33, 93.

@@ -61,7 +61,7 @@ Number  State        Adaptor  VLANID   Reserved VMs
     let no = host.run_with_input(&["hpvmnet", "-S", "vlan02", "-h"], b"\n");
     assert_eq!(
         no.stderr,
-        "hpvmnet: Halt the vswitch 'vlan02'? [n]: \
+        "hpvmnet: Halt the vswitch 'vlan02'? [n]: \n\
          hpvmnet: ERROR: the answer was no; nothing was changed\n"
     );
     assert_eq!(no.status.code(), Some(1), "{no}");

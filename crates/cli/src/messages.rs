@@ -120,7 +120,12 @@ impl Say {
     fn ask_with(&self, question: &str, choices: &str) -> Answer {
         for _ in 0..TRIES_MAX {
             write_stderr(&format!("{}: {} [{choices}]: ", self.command, printable(question)));
-            match read_line(std::io::stdin()).map(|line| Answer::understood(&line)) {
+            let line = read_line(std::io::stdin());
+            // A terminal has shown the end of the line that was typed.
+            if line.is_some() && !std::io::stdin().is_terminal() {
+                write_stderr("\n");
+            }
+            match line.map(|line| Answer::understood(&line)) {
                 Some(Some(answer)) => return answer,
                 Some(None) => {}
                 None => {

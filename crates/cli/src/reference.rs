@@ -41,17 +41,21 @@ fn shown() -> impl Iterator<Item = &'static Entry> {
     COMMANDS.iter().filter(|entry| entry.origin != Origin::Hidden)
 }
 
-/// `man1/hpvmcreate.1`, `man1/hpvm-why.1`, …, `man5/hpvmconf.5`, `man5/hpvmresources.5`.
+/// `man1/hpvmcreate.1`, `man1/hpvm-why.1`, …, `man1/hpvm.1`, `man5/hpvmconf.5`, `man5/hpvmresources.5`.
 pub(crate) fn manual_pages() -> io::Result<Vec<Page>> {
     let commands =
         shown().map(|entry| Ok((format!("man1/{}.1", entry.page()), manual_page(entry)?)));
-    let formats = [("hpvmconf", conf_page()), ("hpvmresources", resources_page())];
-    let formats = formats.map(|(name, page)| {
-        let mut text = title(name, 5);
+    let others = [
+        ("hpvm", 1, whole_page()),
+        ("hpvmconf", 5, conf_page()),
+        ("hpvmresources", 5, resources_page()),
+    ];
+    let others = others.map(|(name, section, page)| {
+        let mut text = title(name, section);
         page.to_writer(&mut text)?;
-        Ok((format!("man5/{name}.5"), text))
+        Ok((format!("man{section}/{name}.{section}"), text))
     });
-    commands.chain(formats).collect()
+    commands.chain(others).collect()
 }
 
 const SOURCE: &str = concat!("hpvm ", env!("CARGO_PKG_VERSION"));
@@ -61,6 +65,42 @@ const MANUAL: &str = "Virtual Machines";
 /// and each that follows takes the place of the one before.
 fn title(page: &str, section: u8) -> Vec<u8> {
     format!(".TH {page} {section} \"\" \"{SOURCE}\" \"{MANUAL}\"\n").into_bytes()
+}
+
+/// What a program looks at beside its command line and hpvmconf; docs/files.md has the same table.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    (
+        "HPVM_ROOT",
+        "the folder below which the whole VM Host lies, in place of / (of an ordinary user, of one in the home folder)",
+    ),
+    (
+        "HPVM_ACCEL",
+        "what guests are started with: kvm, and refused where that does not work, or tcg; if it is not set, KVM where a trial of it succeeds, and TCG elsewhere, as hpvmstatus -s tells",
+    ),
+];
+
+/// What `man hpvm` shows: where all the other pages are.
+fn whole_page() -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["NAME"]);
+    roff.text([roman("hpvm - virtual machines with the interface of HP Integrity VM A.03.50")]);
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([bold("hpvm"), roman(" COMMAND [OPTIONS]")]);
+    roff.control("SH", ["DESCRIPTION"]);
+    roff.text([roman(
+        "One program, of which hpvmcreate, hpvmmodify and the others that have a name of their own are links: \"hpvm status\" is hpvmstatus. \"hpvm help COMMAND\" tells a command's options, and so does the command with --help.",
+    )]);
+    let abouts = shown().map(|entry| {
+        let about = entry.options().get_about().map(ToString::to_string).unwrap_or_default();
+        (format!("{}(1)", entry.page()), about)
+    });
+    let abouts: Vec<(String, String)> = abouts.collect();
+    let abouts: Vec<(&str, &str)> = abouts.iter().map(|(p, a)| (p.as_str(), a.as_str())).collect();
+    terms_section(&mut roff, "COMMANDS", &abouts);
+    terms_section(&mut roff, "ENVIRONMENT", ENVIRONMENT);
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roman("hpvmconf(5), hpvmresources(5)")]);
+    roff
 }
 
 /// The tunables, by the table that they are read by.
@@ -90,7 +130,7 @@ fn resources_page() -> Roff {
     roff.text([roman("hpvmresources - statements by which guests are given devices")]);
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
-        "What hpvmcreate, hpvmmodify and hpvmclone take with -a, -m and -d, and hpvmstatus -D prints. Addresses, limits and the storage that each kind of device can have are told in resources.md, which is installed with the product.",
+        "What hpvmcreate, hpvmmodify and hpvmclone take with -a, -m and -d, and hpvmstatus -d prints. Addresses, limits and the storage that each kind of device can have are told in resources.md, which is installed with the product.",
     )]);
     statement_sections(&mut roff);
     roff.control("SH", ["SEE ALSO"]);
@@ -214,7 +254,7 @@ fn closing_sections(entry: &Entry) -> Roff {
     let others: Vec<String> = shown()
         .filter(|other| other.word != entry.word)
         .map(|other| format!("{}(1)", other.page()))
-        .chain(["hpvmconf(5)".to_owned(), "hpvmresources(5)".to_owned()])
+        .chain(["hpvm(1)", "hpvmconf(5)", "hpvmresources(5)"].map(str::to_owned))
         .collect();
     roff.text([roman(others.join(", "))]);
     roff
@@ -320,6 +360,23 @@ mod tests {
         }
         let head = format!(".TH hpvmconf 5 \"\" \"{SOURCE}\" \"{MANUAL}\"\n");
         assert!(text(page).starts_with(&head));
+    }
+
+    /// Where a look at the manual begins.
+    #[test]
+    fn the_whole_has_a_page() {
+        let pages = manual_pages().unwrap();
+        let page = pages.iter().find(|(name, _)| name == "man1/hpvm.1").unwrap();
+        for entry in shown() {
+            let name = format!("\\fB{}(1)\\fR", entry.page().replace('-', "\\-"));
+            assert!(text(page).contains(&name), "{name}");
+        }
+        let documented = include_str!("../../../docs/files.md");
+        for (variable, says) in ENVIRONMENT {
+            assert!(text(page).contains(&format!("\\fB{variable}\\fR")), "{variable}");
+            let row = format!("| `{variable}` | {says} |\n");
+            assert!(documented.contains(&row), "docs/files.md should have {row}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum CpuError {
     #[error("'{0}' is no number of vCPUs; give a whole number from 1 up")]
     Vcpus(String),
     #[error(
-        "'{0}' is no entitlement; give a percentage from 5 to 100, such as 20 or 12.5, and a maximum after a colon"
+        "'{0}' is no entitlement; give a percentage from 5 to 100 with one decimal at most, such as 20 or 12.5, and a maximum after a colon"
     )]
     Percent(String),
     #[error(

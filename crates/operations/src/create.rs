@@ -371,7 +371,26 @@ impl Drop for Draft {
     }
 }
 
+/// What a guest is of which nothing else is said. A.03.50 had the same for all types.
+#[derive(Debug)]
+pub struct Defaults {
+    pub os: OsType,
+    pub vcpus: Vcpus,
+    pub entitlement: Entitlement,
+    pub memory: Memory,
+    pub auto_start: AutoStart,
+}
+
+pub const DEFAULTS: Defaults = Defaults {
+    os: OsType::UNKNOWN,
+    vcpus: Vcpus::ONE,
+    entitlement: Entitlement::DEFAULT,
+    memory: Memory::DEFAULT,
+    auto_start: AutoStart::Manual,
+};
+
 pub(crate) fn blank(name: &GuestName, uuid: GuestUuid) -> GuestConfig {
+    let Defaults { os, vcpus, entitlement, memory, auto_start } = DEFAULTS;
     GuestConfig {
         uuid,
         // The number is given when the registry is ours to write; until then the least stands for it.
@@ -379,11 +398,11 @@ pub(crate) fn blank(name: &GuestName, uuid: GuestUuid) -> GuestConfig {
         name: name.clone(),
         serial_number: String::new(),
         label: Label::default(),
-        os: OsType::UNKNOWN,
-        vcpus: Vcpus::ONE,
-        entitlement: Entitlement::DEFAULT,
-        memory: Memory::DEFAULT,
-        auto_start: AutoStart::Manual,
+        os,
+        vcpus,
+        entitlement,
+        memory,
+        auto_start,
         runnable: Runnable::Enabled,
         storage: Vec::new(),
         nics: Vec::new(),

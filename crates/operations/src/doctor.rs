@@ -17,8 +17,10 @@ mod switches;
 use std::path::{Path, PathBuf};
 
 use hpvm_host::lock::Busy;
+use hpvm_host::names::guest_folder;
 use hpvm_host::removal;
 use hpvm_model::{GuestConfig, SwitchNumber, Vswitch};
+use hpvm_plan::facts::Lack;
 use hpvm_registry::{Access, Found, Registry, RemovedGuest, Selector, Step, SwitchSelector};
 
 pub use rebuild::{Consent, Doubts, Rebuilding, rebuild, rehearse, why_unfound};
@@ -28,7 +30,7 @@ use crate::folder;
 use crate::forgotten::{self, Forgotten};
 use crate::network::text;
 use crate::network::wire::MadeTap;
-use crate::{Actor, Refusal, VmHost, lost_record, supervise};
+use crate::{Actor, Mode, Refusal, VmHost, lost_record, nvram, supervise};
 
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,8 +172,8 @@ pub fn repair(
             remove(path)?;
             format!("removed {}", path.display())
         }
-        Cure::Enter(_) => match enter(host, finding)? {
-            true => "made it known to the registry".into(),
+        Cure::Enter(found) => match enter(host, finding)? {
+            true => format!("made it known to the registry{}", variables_of(host, actor, found)),
             false => "it is known or gone by now".into(),
         },
         Cure::Link(config) => {
@@ -272,6 +274,20 @@ fn enter(host: &VmHost, finding: &Finding) -> Result<bool, Refusal> {
     Ok(true)
 }
 
+/// A guest that never ran, and whose variables cannot be used, gets pristine ones: its creation was interrupted before they were on
+/// the disk, and they were to be nothing else. Gives what to add to what was done; what fails is found again.
+fn variables_of(host: &mut VmHost, actor: &Actor, found: &Found) -> &'static str {
+    let Found::Guest(config, _) = found else { return "" };
+    let has_run = host.folder(config).file(guest_folder::BOOT_RECORD).exists();
+    if has_run || nvram::damage(host, config).is_none_or(|lack| lack == Lack::Forbidden) {
+        return "";
+    }
+    match nvram::replace(host, actor, config, nvram::From::Pristine, Mode::Apply) {
+        Ok(_) => ", with pristine firmware variables",
+        Err(_) => "",
+    }
+}
+
 /// The same for a virtual switch.
 fn enter_switch(host: &VmHost, finding: &Finding) -> Result<bool, Refusal> {
     let mut gate = Registry::open(&host.root.db(), Access::ReadWrite)?;
@@ -366,7 +382,8 @@ mod tests {
         place.host.registry.record(&actor().failed(Some(&config), &refused)).unwrap();
         assert_eq!(place.found("does not know guest 'web'"), []);
         place.record(None, Some(&config));
-        assert_eq!(place.repair(&found), "made it known to the registry");
+        let done = place.repair(&found);
+        assert!(done.starts_with("made it known to the registry"), "{done}");
         assert_eq!(place.host.registry.all().unwrap(), [config]);
         assert_eq!(place.repair(&found), "it is known or gone by now");
     }

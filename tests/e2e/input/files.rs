@@ -81,13 +81,21 @@ fn a_running_guest_whose_new_disk_is_no_file() {
 
 /// Only the start is refused; every other change warns, and does what it was asked.
 ///
-/// Settles 77.
+/// Settles 77: what a change has not caused is told as such.
 fn a_file_that_went_away() {
     let host = inhabited();
     fs::rename(host.path("web.img"), host.path("elsewhere.img")).expect("it is renamed");
     let outcome = host.run(&["hpvmmodify", "-P", "web", "-l", "renamed"]);
     assert!(outcome.status.success(), "{outcome}");
     assert_eq!(outcome.stderr.matches("WARNING (web)").count(), 1, "{outcome}");
+    assert!(outcome.stderr.contains("does not exist (it was so before this change)"), "{outcome}");
+    let outcome = host.run(&["hpvmmodify", "-P", "web", "-c", "200", "--dry-run"]);
+    let mut said = outcome.stderr.lines();
+    let (new, old) = (said.next().expect("a warning"), said.next().expect("and the other"));
+    assert!(new.contains("200 vCPUs") && !new.contains("before this change"), "{outcome}");
+    assert!(old.contains("does not exist (it was so before this change)"), "{outcome}");
+    // What is told of its disk names all disks of the adapter, and one more beside the one that is asked for.
+    host.ok(&["hpvmmodify", "-P", "web", "-O", "windows", "-r", "512M"]);
     let before = State::of(&host);
     // A refusal has its own reason, and nothing before or behind it.
     let said = refused(&host, &["hpvmmodify", "-P", "web", "-a", "disk:avio_stor::file:/none"]);

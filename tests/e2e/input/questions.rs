@@ -51,6 +51,7 @@ fn answers_that_are_no_yes() {
             assert_eq!(outcome.status.code(), Some(1), "{answer:?}: {outcome}");
             assert!(outcome.stderr.contains(question), "{outcome}");
             assert!(outcome.stderr.ends_with("; nothing was changed\n"), "{outcome}");
+            assert!(outcome.stderr.contains("]: \n"), "no echo ends the line: {outcome}");
             let shown = outcome.stderr.chars().any(|c| c.is_control() && c != '\n');
             assert!(!shown, "{:?}", outcome.stderr);
         }

@@ -1,6 +1,8 @@
 //! hpvmcreate: makes a guest.
 
+use clap::Arg;
 use hpvm_model::GuestName;
+use hpvm_operations::create::DEFAULTS;
 use hpvm_operations::{Mode, create};
 
 use crate::args::{GuestOptions, GuestSettings, Undertaking};
@@ -13,12 +15,13 @@ use super::{catch_interruptions, done, refused};
 /// Create a guest
 ///
 /// Makes a guest that is off: its number and uuid, its folder with firmware variables, its devices. A guest has a serial
-/// console and nothing else until devices are added. What is not said takes the default of the guest's type: one vCPU, 2 GB
-/// of memory, 10% of a processor for each vCPU, started by command only.
+/// console and nothing else until devices are added. What is not said takes the default that its option tells, the same for
+/// all types.
 ///
 /// Prints nothing when it goes well. A guest that cannot run as described is refused; what may be put right before its
 /// first start only warns.
 #[derive(Debug, clap::Parser)]
+#[command(mut_args(with_default))]
 pub struct Create {
     /// The new guest's name
     #[arg(short = 'P', long, value_name = "NAME")]
@@ -36,6 +39,20 @@ pub struct Create {
 
     #[command(flatten)]
     pub undertaking: Undertaking,
+}
+
+/// The same option, whose help tells too what holds without it; hpvmmodify and hpvmclone have it and leave all as it was.
+fn with_default(arg: Arg) -> Arg {
+    let default = match arg.get_id().as_str() {
+        "os" => DEFAULTS.os.family.to_string(),
+        "vcpus" => DEFAULTS.vcpus.to_string(),
+        "entitlement" => DEFAULTS.entitlement.to_string(),
+        "memory" => DEFAULTS.memory.to_string(),
+        "auto_start" => DEFAULTS.auto_start.to_string(),
+        _ => return arg,
+    };
+    let help = arg.get_help().map_or(String::new(), ToString::to_string);
+    arg.help(format!("{help} [default: {default}]"))
 }
 
 impl Perform for Create {

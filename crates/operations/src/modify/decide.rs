@@ -28,6 +28,9 @@ use crate::{Mode, Refusal, devdb, facts, random, supervise};
 /// Until the worker has begun or said why not, and QEMU has looked at its disks.
 const IDLE_BOUND: Duration = BEGINS_WITHIN.saturating_add(Duration::from_secs(10));
 
+/// Ends what is told of a guest that a change has not made worse: who reads on knows which of it he caused.
+const STANDING: &str = " (it was so before this change)";
+
 /// A change as it is asked for, and the facts it is decided upon.
 pub(super) struct Change<'a> {
     pub(super) before: GuestConfig,
@@ -100,14 +103,27 @@ impl<'a> Change<'a> {
             Some(_) => Purpose::ChangeOfRunning { before },
             None => Purpose::Change { before: Some(before) },
         };
+        // By the name that the guest is to have, which commands in their texts name.
+        let old = &GuestConfig { name: after.name.clone(), ..before.clone() };
+        let old = judge::problems(old, facts, Purpose::Change { before: Some(old) });
+        // The way out may be another one by now.
+        let is_standing = |problem: &Problem| {
+            let Problem { severity, item, text, .. } = problem;
+            old.iter().any(|o| (o.severity, &o.item, &o.text) == (*severity, item, text))
+        };
         let mut problems = judge::problems(after, facts, purpose);
         problems.extend(already);
         if mode == Mode::Apply && problems.iter().any(|p| p.severity == Severity::Error) {
             // What was so before is told by changes that are made: here it would bury the reason.
-            let old = judge::problems(before, facts, Purpose::Change { before: Some(before) });
-            problems.retain(|problem| !old.contains(problem));
+            problems.retain(|problem| !is_standing(problem));
             return Err(Refusal::Problems(problems));
         }
+        let (mut standing, mut problems): (Vec<Problem>, Vec<Problem>) =
+            problems.into_iter().partition(is_standing);
+        for problem in &mut standing {
+            problem.text.push_str(STANDING);
+        }
+        problems.extend(standing);
         match host.registry.number_of(&after.name)? {
             Some(number) if number != after.number => {
                 Err(Refusal::NameTaken { name: after.name.clone(), number })
