@@ -1,17 +1,20 @@
 //! A boot record that is cut, overwritten or removed while its guest runs: the guest runs on, is shown with the reason, is
-//! explained, and is stopped and started like any other.
+//! explained, and is stopped and started like any other. Something else in the place of a file of a guest's.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use hpvm_host::removal;
 use hpvm_testkit::vm_host::{Engine, VmHost};
 use hpvm_testkit::wait::wait_until;
 use rustix::process::Signal;
 
 use crate::Test;
-use crate::guest_processes::process;
+use crate::guest_processes::{Process, process};
+use crate::refusals::no_control_bytes;
 use crate::statements::disk_on;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -19,6 +22,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over,
     one_guest_that_cannot_be_taken_over_keeps_no_other_without,
     a_boot_record_that_is_no_file_keeps_nobody_waiting,
+    what_is_no_file_in_a_guests_folder_keeps_nobody_waiting,
     a_guest_without_boot_record_keeps_its_disk,
     a_removed_boot_record_is_written_again,
     a_boot_record_overwritten_under_its_worker_is_told,
@@ -117,7 +121,7 @@ fn a_guest_without_supervisors_needs_no_boot_record_to_be_taken_over() {
         let host = running();
         let supervisors = ["hpvmapp", "hpvmkeeper"].map(|name| process(&host, name).expect("one"));
         supervisors.iter().for_each(|process| process.signal(Signal::STOP));
-        supervisors.iter().for_each(crate::guest_processes::Process::kill);
+        supervisors.iter().for_each(Process::kill);
         damage(&record(&host));
         assert_lives_without(&host, reason, &["hpvmstop", "-P", "web", "-hF"]);
     }
@@ -139,6 +143,62 @@ fn a_boot_record_that_is_no_file_keeps_nobody_waiting() {
         host.ok(&["hpvmstart", "-P", "web"]);
         host.ok(&change);
     }
+}
+
+/// Who opens a pipe waits for somebody at its other end, and a device has no end; a folder is told by the system.
+fn what_is_no_file_in_a_guests_folder_keeps_nobody_waiting() {
+    const FILES: [&str; 8] = [
+        "busy",
+        "log",
+        "console.log",
+        "qemu.log",
+        "guest.json",
+        "nvram",
+        "nvram.prev",
+        "vmm_config.current",
+    ];
+    let host = running();
+    host.qemu(1).expect("it runs").signal(Signal::KILL).expect("a signal");
+    host.wait_for_state("web", "Off", BOUND);
+    let device = host.path("zero");
+    let made = Command::new("mknod").arg(&device).args(["c", "1", "5"]).status();
+    assert!(made.expect("mknod runs").success());
+    let mode = || fs::metadata(&device).expect("the device").permissions().mode() & 0o777;
+    let its_mode = mode();
+    let link = format!("ln -s {}", device.display());
+    for (name, made) in FILES.iter().flat_map(|name| ["mkfifo", &link, "mkdir"].map(|m| (name, m)))
+    {
+        let path = fs::canonicalize(host.path("var/opt/hpvm/guests/web")).expect("a folder");
+        let (path, aside) = (path.join(name), host.path("aside"));
+        fs::rename(&path, &aside).expect("it is put aside");
+        let mut words = made.split(' ');
+        let program = words.next().expect("a program");
+        let made_by = Command::new(program).args(words).arg(&path).status();
+        assert!(made_by.expect("it runs").success());
+        let label = format!("{name} {program}");
+        for line in [
+            &["hpvmstatus", "-P", "web"][..],
+            &["hpvmstatus", "-P", "web", "-e"],
+            &["hpvmmodify", "-P", "web", "-l", &label],
+            &["hpvm", "nvram", "-P", "web"],
+            &["hpvmstart", "-P", "web"],
+            &["hpvm", "why", "web"],
+            &["hpvm", "doctor"],
+            &["hpvmstop", "-P", "web", "-hF"],
+        ] {
+            let outcome = host.run(line);
+            outcome.assert_prompt();
+            assert!(matches!(outcome.status.code(), Some(0 | 1)), "{name} by {made}: {outcome}");
+            no_control_bytes(&outcome);
+        }
+        assert_eq!(host.state("web"), "Off", "{name} by {made}");
+        assert_eq!(mode(), its_mode, "what {name} leads to is not ours");
+        removal::either(&path).expect("it goes");
+        fs::rename(&aside, &path).expect("it comes back");
+    }
+    host.ok(&["hpvm", "doctor", "--repair"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", BOUND);
 }
 
 fn a_guest_without_boot_record_keeps_its_disk() {
@@ -214,15 +274,12 @@ fn one_guest_that_cannot_be_taken_over_keeps_no_other_without() {
     host.ok(&["hpvmcreate", "-P", "other", "-B", "auto"]);
     host.ok(&["hpvmstart", "-P", "other"]);
     host.wait_for_state("other", "On (OS)", BOUND);
-    let all: Vec<_> = std::iter::from_fn(|| {
-        let next = ["hpvmapp", "hpvmkeeper"].iter().find_map(|name| process(&host, name))?;
-        next.signal(Signal::STOP);
-        next.signal(Signal::KILL);
-        wait_until(BOUND, "it has ended", || !next.lives());
-        Some(())
-    })
-    .collect();
-    assert!(all.len() >= 4, "two keepers and two workers");
+    // None brings another back while it is ended, so all are stopped first.
+    let living = |name| host.running(name).into_iter().map(Process::open);
+    let all: Vec<Process> = ["hpvmkeeper", "hpvmapp"].into_iter().flat_map(living).collect();
+    assert_eq!(all.len(), 4, "two keepers and two workers");
+    all.iter().for_each(|one| one.signal(Signal::STOP));
+    all.iter().for_each(Process::kill);
     fs::remove_file(record(&host)).expect("a file");
     fs::create_dir(record(&host)).expect("a folder in its place");
     let qemus = [1, 2].map(|number| host.qemu(number).expect("it runs"));

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     statements_that_mean_nothing,
     addresses_that_are_taken_or_reserved,
     absurd_amounts,
+    more_devices_than_any_guest_has,
     values_that_mean_nothing,
     guests_that_are_not_there,
     a_change_with_one_fault_is_not_made_at_all,
@@ -172,6 +173,30 @@ fn absurd_amounts() {
             ]
         }),
     );
+}
+
+/// However many there are, whether there is anything or nothing where they are said to be.
+fn more_devices_than_any_guest_has() {
+    let host = inhabited();
+    let before = State::of(&host);
+    for statement in
+        ["disk:avio_stor::file:/nowhere", "disk:scsi::file:/nowhere", "dvd:avio_stor::null:/srv"]
+    {
+        let many: Vec<&str> = ["-a", statement].repeat(3000);
+        for line in [
+            &["hpvmcreate", "-P", "new"][..],
+            &["hpvmcreate", "-P", "new", "-s"],
+            &["hpvmmodify", "-P", "web"],
+            &["hpvmmodify", "-P", "other"],
+            &["hpvmclone", "-P", "web", "-N", "new"],
+        ] {
+            let said = refused(&host, &[line, &many].concat());
+            assert!(said.contains("are more than the 1024 a guest can have"), "{said}");
+        }
+    }
+    let nics = ["-a", "network:avio_lan::vswitch:localnet"].repeat(3000);
+    refused(&host, &[&["hpvmmodify", "-P", "other"][..], &nics].concat());
+    before.assert_unchanged(&host, "thousands of devices");
 }
 
 fn values_that_mean_nothing() {

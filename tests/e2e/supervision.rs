@@ -25,6 +25,7 @@ use crate::terminal::Terminal;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_supervisor_that_is_killed_is_replaced,
     a_guest_whose_supervisors_are_both_killed_is_taken_over,
+    a_graceful_stop_outlives_both_supervisors,
     supervisors_killed_at_any_moment_are_replaced,
     a_qemu_that_stands_still_without_supervisors_delays_nobody,
     a_qemu_that_is_killed_is_told_with_the_reason,
@@ -163,6 +164,28 @@ fn a_guest_whose_supervisors_are_both_killed_is_taken_over() {
         });
         assert_runs_on(&mut guest, &before, uptime);
     }
+}
+
+/// Whoever asked the one that is gone brings the next one, and hears from that what came of it.
+fn a_graceful_stop_outlives_both_supervisors() {
+    let mut host = VmHost::new(Engine::Fake);
+    // Longer than a worker is waited for that its keeper starts.
+    host.engine_behaves("powerdown=off:5000");
+    host.ok(&["hpvmcreate", "-P", "web"]);
+    host.ok(&["hpvmstart", "-P", "web"]);
+    host.wait_for_state("web", "On (OS)", SETTLE_BOUND);
+    let mut stop = host.command(&["hpvmstop", "-P", "web", "-g", "-F"]);
+    let stop = stop.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let log = host.path("var/opt/hpvm/guests/web/log");
+    let is_asked = || fs::read_to_string(&log).unwrap_or_default().contains("asked to shut down");
+    wait_until(SETTLE_BOUND, "the guest is asked to shut down", is_asked);
+    kill_both(&host, SUPERVISORS);
+    let stopped = stop.wait_with_output().expect("it ends");
+    assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
+    assert_eq!(host.state("web"), "Off");
+    let shown = host.ok(&["hpvmstatus", "-P", "web"]);
+    assert!(shown.contains("stopped gracefully"), "{shown}");
+    wait_until(SETTLE_BOUND, "nothing of it runs", || host.processes().is_empty());
 }
 
 /// Each may be about to replace the other when it is killed itself. What came while the guest ran is known to whoever is next.

@@ -169,7 +169,8 @@ pub fn adopt(
 ) -> Result<(), LaunchError> {
     lift_limits();
     // A record that cannot be read is no reason to leave the guest alone.
-    let held = std::fs::read_to_string(record_path(places))
+    let held = durable::open_regular(&record_path(places))
+        .and_then(io::read_to_string)
         .ok()
         .and_then(|text| Machine::read(&text).ok())
         .map_or_else(Held::default, |machine| Held::of(&machine, places));
@@ -333,7 +334,10 @@ fn engine_descriptors(
             Role::Rescue => socket(places, run_folder::RESCUE)?,
             Role::Serial => socket(places, run_folder::SERIAL)?,
             Role::Agent => socket(places, run_folder::AGENT)?,
-            Role::Kvm => open(Path::new("/dev/kvm"), read().write(true))?.into(),
+            Role::Kvm => {
+                let device = Path::new("/dev/kvm");
+                read().write(true).open(device).map_err(failed("open", device))?.into()
+            }
             // QEMU looks for a descriptor with just the flags it would have opened the log with itself.
             Role::ConsoleLog => open(
                 &places.guest_dir.join(guest_folder::CONSOLE_LOG),
@@ -445,7 +449,8 @@ fn wait_until_ready(
 /// What QEMU said last.
 #[must_use]
 pub fn last_words(places: &Places) -> Option<String> {
-    last_words::read(&File::open(places.guest_dir.join(guest_folder::QEMU_LOG)).ok()?)
+    let words = places.guest_dir.join(guest_folder::QEMU_LOG);
+    last_words::read(&durable::open_regular(&words).ok()?)
 }
 
 fn read() -> OpenOptions {
@@ -460,7 +465,11 @@ fn append() -> OpenOptions {
     options
 }
 
+/// A file of the guest's. A pipe in its place would be waited for until somebody reads it, by the command or by who has it later.
 fn open(path: &Path, options: impl std::borrow::Borrow<OpenOptions>) -> Result<File, LaunchError> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(failed("open", path)(durable::no_regular_file()));
+    }
     options.borrow().open(path).map_err(failed("open", path))
 }
 

@@ -207,8 +207,14 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = open_untouched(path, OFlags::empty())?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::other("it is no regular file")),
+        false => Err(no_regular_file()),
     }
+}
+
+/// What is said of anything else in the place of a file of ours.
+#[must_use]
+pub fn no_regular_file() -> io::Error {
+    io::Error::other("it is no regular file")
 }
 
 /// Opens a file to be read without noting when that was, where that is ours to say (open(2), O_NOATIME): on a file system that

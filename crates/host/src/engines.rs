@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::durable;
+
 /// No number of a guest is higher.
 const NUMBER_MAX: u64 = u32::MAX as u64;
 /// So many marks are looked at, and beyond that all guests count as marked: a QEMU that a guest has taken over may lock
@@ -23,7 +25,7 @@ const MARKS_MAX: usize = 4096;
 /// Opens the file so that it can carry a guest's mark as long as anybody has the description. For reading alone: who has it
 /// can neither write to the file nor keep another guest's mark from being set.
 pub fn mark(path: &Path, number: u32) -> io::Result<File> {
-    let file = File::open(path)?;
+    let file = durable::open_regular(path)?;
     let byte = lock(libc::F_RDLCK, u64::from(number)..=u64::from(number))?;
     fcntl(&file, FcntlArg::F_OFD_SETLK(&byte))?;
     Ok(file)
@@ -36,7 +38,7 @@ pub struct Marked(Vec<RangeInclusive<u64>>);
 impl Marked {
     /// Costs two questions to the kernel for each guest that runs. A file that is not there marks nobody.
     pub fn read(path: &Path) -> io::Result<Marked> {
-        let file = match File::open(path) {
+        let file = match durable::open_regular(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Marked::default()),
             Err(error) => return Err(error),

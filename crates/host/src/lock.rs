@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::event::{Timespec, poll};
 
+use crate::durable;
 use crate::identity;
 use crate::process::{self, Unending};
 use crate::signals::{self, Interruption};
@@ -63,13 +64,17 @@ impl ByteLock {
 }
 
 /// Who may read a file may lock it, and so would keep commands from working: these are their owner's alone. One that an earlier
-/// version made was everybody's.
+/// version made was everybody's. What a link leads to is somebody else's, and neither written to nor given another mode.
 fn open_or_make(path: &Path) -> io::Result<File> {
     const OWNERS_ALONE: u32 = 0o600;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(OWNERS_ALONE);
-    let file = options.open(path)?;
-    if file.metadata()?.mode() & 0o777 != OWNERS_ALONE {
+    let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(durable::no_regular_file());
+    }
+    if metadata.mode() & 0o777 != OWNERS_ALONE {
         file.set_permissions(Permissions::from_mode(OWNERS_ALONE))?;
     }
     Ok(file)
@@ -289,7 +294,7 @@ fn has_no_room(error: &io::Error) -> bool {
 
 /// Who holds a `busy` file now; `None` when nobody does.
 pub fn owner(path: &Path) -> io::Result<Option<Owner>> {
-    let mut file = match File::open(path) {
+    let mut file = match durable::open_regular(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -286,7 +286,7 @@ fn lan_rom(host: &VmHost, nics: &[AttachedNic]) -> Result<Option<OptionRom>, Ref
 
 fn copied_rom(host: &VmHost, name: &str, content: &[u8]) -> Result<OptionRom, Refusal> {
     let path = host.root.run().join(name);
-    if std::fs::read(&path).ok().as_deref() != Some(content) {
+    if durable::read_regular(&path).ok().as_deref() != Some(content) {
         durable::replace_file(&path, content, 0o644)?;
     }
     let path = path.to_string_lossy().into_owned();

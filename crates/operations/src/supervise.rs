@@ -112,8 +112,9 @@ pub(crate) fn reach(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match client::ask(&control, &Request::Ping, &[], left, &mut |_| {}) {
-            // It has yet to listen.
+            // It has yet to listen. Where its keeper died with the one before, nobody else brings it.
             Err(ClientError::Connect(_) | ClientError::Closed) if !left.is_zero() => {
+                let _ = adopt(host, config, TO_LOOK);
                 pause_for(LOOK);
             }
             answer => return Ok(answer.map(|_| ())?),

@@ -354,7 +354,11 @@ impl VmHost {
         result: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         if let Err(refusal) = &result {
-            if matches!(refusal, Refusal::Interrupted { .. }) {
+            let has_waited = matches!(
+                refusal,
+                Refusal::Interrupted { .. } | Refusal::Registry(RegistryError::Busy { .. })
+            );
+            if has_waited {
                 let _ = self.registry.hurry();
             }
             let _ = self.registry.record(&actor.failed(config, refusal));

@@ -70,10 +70,12 @@ fn free_target(
     slot: PciSlot,
     kind: AdapterKind,
 ) -> Option<StorageAddress> {
-    (0..=kind.target_max()).map(|target| StorageAddress { slot, target }).find(|address| {
-        config.device_at(*address).is_none()
-            && running.is_none_or(|m| m.device_at(*address).is_none())
-    })
+    let configured = config.storage.iter().map(|device| device.address);
+    let attached = running.into_iter().flat_map(|m| m.storage.iter().map(|a| a.device.address));
+    let here = configured.chain(attached).filter(|address| address.slot == slot);
+    let taken: BTreeSet<u8> = here.map(|address| address.target).collect();
+    let target = (0..=kind.target_max()).find(|target| !taken.contains(target))?;
+    Some(StorageAddress { slot, target })
 }
 
 /// The lowest slot nobody has, neither in the configuration nor in the running machine, and that is wanted.

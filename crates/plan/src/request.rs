@@ -5,6 +5,7 @@
 mod nics;
 mod twice;
 
+use hpvm_model::limits::STORAGE_DEVICES_MAX;
 use hpvm_model::{
     AutoStart, Backing, DiskId, Entitlement, GuestConfig, GuestName, Label, Memory, OsType,
     Runnable, Statement, StorageAddress, StorageDevice, StorageType, SwitchName, Vcpus,
@@ -89,6 +90,8 @@ pub enum RequestError {
         "virtual switch '{0}' has no free port; give one with portid:N to share it with a guest that does not run at the same time"
     )]
     NoPort(SwitchName),
+    #[error("{0} devices are more than the {STORAGE_DEVICES_MAX} a guest can have")]
+    TooMany(usize),
     #[error(transparent)]
     NoRoom(#[from] crate::placement::NoRoom),
 }
@@ -137,6 +140,11 @@ pub fn apply(
         && let Some(store) = above.iter().find(|layer| layer.storage != StorageType::Qcow2)
     {
         return Err(RequestError::LayersUnderStore(store.path.clone()));
+    }
+    // Before any of them is looked at: each costs the more, the more there are.
+    let devices = next.storage.len() + added().count();
+    if added().next().is_some() && devices > STORAGE_DEVICES_MAX {
+        return Err(RequestError::TooMany(devices));
     }
     for statement in added() {
         let layers = if is_image(statement) { request.layers.as_slice() } else { &[] };

@@ -280,7 +280,10 @@ fn look(path: &Path) -> Result<Option<FileIdentity>, RegistryError> {
         Ok(found) if found.is_dir() => Err(RegistryError::damaged(path, "it is a folder")),
         Ok(found) if !found.is_file() => Err(RegistryError::damaged(path, "it is no plain file")),
         Ok(found) if found.len() == 0 => Err(RegistryError::damaged(path, "it is empty")),
-        Ok(found) => Ok(Some(FileIdentity { device: found.dev(), inode: found.ino() })),
+        Ok(found) => match endless_log(path) {
+            Some(log) => Err(RegistryError::NoLog(log)),
+            None => Ok(Some(FileIdentity { device: found.dev(), inode: found.ino() })),
+        },
         Err(error) if error.kind() == ErrorKind::NotFound => {
             if log_length(path) == 0 {
                 Ok(None)
@@ -290,6 +293,14 @@ fn look(path: &Path) -> Result<Option<FileIdentity>, RegistryError> {
         }
         Err(error) => Err(RegistryError::file("look at the registry", path)(error)),
     }
+}
+
+/// SQLite opens what is beside the file, whatever it is, and who opens a pipe waits until somebody else does.
+fn endless_log(path: &Path) -> Option<PathBuf> {
+    let beside = ["-wal", "-shm"].map(|suffix| named_beside(path, suffix));
+    let is_endless =
+        |log: &PathBuf| fs::metadata(log).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    beside.into_iter().find(is_endless)
 }
 
 fn log_length(path: &Path) -> u64 {
@@ -437,8 +448,14 @@ fn verify(connection: &mut Connection, path: &Path) -> Result<i64, RegistryError
     reason = "SQLite's locks cannot be waited for, only tried again; the tries are bounded"
 )]
 fn wait_within(bound: Duration, times: i32) -> bool {
-    let waited = BUSY_STEP * u32::try_from(times).unwrap_or(u32::MAX);
-    if waited >= bound {
+    thread_local! {
+        static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    // The first look that was in vain begins it. Looks are not counted: on a busy machine each takes several times its step.
+    if times == 0 {
+        SINCE.set(Some(Instant::now()));
+    }
+    if SINCE.get().is_none_or(|since| since.elapsed() >= bound) {
         return false;
     }
     std::thread::sleep(BUSY_STEP);
@@ -456,6 +473,15 @@ fn wait_a_moment(times: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two steps of time are over after two looks, whichever of them each says it is.
+    #[test]
+    fn time_bounds_a_wait_and_not_the_number_of_looks() {
+        assert!(wait_within(2 * BUSY_STEP, 0));
+        let _ = wait_within(2 * BUSY_STEP, 1);
+        assert!(!wait_within(2 * BUSY_STEP, 1));
+        assert!(wait_within(2 * BUSY_STEP, 0), "another wait");
+    }
 
     /// However SQLite was built.
     #[test]

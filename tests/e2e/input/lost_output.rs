@@ -39,6 +39,11 @@ fn output_that_nobody_can_get() {
         &["hpvmremove", "-P", "web", "-F", "--dry-run"],
         &["hpvmstop", "-P", "other", "-F", "--dry-run"],
         &["hpvm", "nvram", "-P", "web"],
+        &["hpvmnet"],
+        &["hpvmnet", "-c", "-S", "sw1", "--dry-run"],
+        &["hpvmdevmgmt", "-l", "all"],
+        &["hpvmhostrdev"],
+        &["hpvm", "gvsdmgr", "get_info", "-P", "other"],
     ];
     for line in lines {
         let full = refused_by(|| {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use hpvm_testkit::vm_host::{Engine, VmHost};
 
@@ -13,6 +14,8 @@ use crate::refusals::{State, refused};
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_registry_that_is_no_database,
     a_registry_of_a_newer_version,
+    what_is_no_log_beside_the_registry,
+    a_registry_that_somebody_keeps_is_waited_for_once,
     dry_runs_and_refusals_in_a_registry_of_an_older_version,
     dry_runs_make_no_vm_host,
 ];
@@ -34,6 +37,13 @@ const NEED_THE_REGISTRY: &[&[&str]] = &[
     &["hpvm", "nvram", "-P", "web"],
     &["hpvm", "autostart"],
     &["hpvm", "autostop"],
+    &["hpvmclone", "-P", "web", "-N", "new"],
+    &["hpvmnet"],
+    &["hpvmnet", "-c", "-S", "sw1"],
+    &["hpvmdevmgmt", "-l", "all"],
+    &["hpvmdevmgmt", "-a", "rdev:/media"],
+    &["hpvmhostrdev"],
+    &["hpvm", "gvsdmgr", "get_info", "-P", "other"],
 ];
 
 /// Puts something else in the registry's place for as long as it lives.
@@ -129,6 +139,54 @@ fn a_registry_of_a_newer_version() {
     assert_eq!(version(None), ours + 98, "it was not touched");
     version(Some(ours));
     before.assert_unchanged(&host, "the version came back");
+}
+
+/// Who opens a pipe waits for somebody at its other end, and a device has no end.
+fn what_is_no_log_beside_the_registry() {
+    let host = inhabited();
+    let before = State::of(&host);
+    for suffix in ["-wal", "-shm"] {
+        let log = host.path(&format!("var/opt/hpvm/hpvm.db{suffix}"));
+        let aside = host.path("log");
+        for made in ["mkfifo", "ln -s /dev/zero"] {
+            fs::rename(&log, &aside).expect("the log goes aside");
+            let mut words = made.split(' ');
+            let program = words.next().expect("a program");
+            let made = Command::new(program).args(words).arg(&log).status();
+            assert!(made.expect("it runs").success());
+            for line in NEED_THE_REGISTRY {
+                let said = refused(&host, line);
+                assert!(said.contains(&format!("hpvm.db{suffix} is no file")), "{said}");
+            }
+            fs::remove_file(&log).expect("it goes");
+            fs::rename(&aside, &log).expect("the log comes back");
+        }
+    }
+    before.assert_unchanged(&host, "the log came back");
+}
+
+/// Ten seconds, and not another ten for the record of the refusal. Who only looks waits for nobody.
+fn a_registry_that_somebody_keeps_is_waited_for_once() {
+    const WAITED: Duration = Duration::from_secs(10);
+    let host = inhabited();
+    let before = State::of(&host);
+    let keeper = rusqlite::Connection::open(host.path("var/opt/hpvm/hpvm.db")).expect("a database");
+    // Whoever closes it last would take its log away.
+    let stays = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    keeper.set_db_config(stays, true).expect("the log stays");
+    keeper.execute_batch("BEGIN IMMEDIATE").expect("its turn");
+    let outcome = host.run(&["hpvmmodify", "-P", "web", "-l", "x"]);
+    assert_eq!(outcome.status.code(), Some(1), "{outcome}");
+    assert!(outcome.stderr.contains("busy for 10 s; try again"), "{outcome}");
+    assert!(outcome.took < WAITED + WAITED / 2, "took {:?}", outcome.took);
+    for line in [&["hpvmstatus"][..], &["hpvmstatus", "-P", "web"], &["hpvm", "why", "web"]] {
+        let looked = host.run(line);
+        assert!(looked.status.success(), "{looked}");
+        looked.assert_prompt();
+    }
+    drop(keeper);
+    before.assert_unchanged(&host, "somebody kept the registry");
+    host.ok(&["hpvmmodify", "-P", "web", "-l", "x"]);
 }
 
 fn dry_runs_and_refusals_in_a_registry_of_an_older_version() {

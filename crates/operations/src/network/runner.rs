@@ -5,7 +5,7 @@
 //! with the switch starts it again, with the ports of all guests that run.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, lchown};
@@ -501,13 +501,14 @@ pub(super) fn lacks_tap(host: &VmHost, switch: &Vswitch) -> bool {
 
 /// What the process says of its wire. One that says nothing has nothing to complain of.
 fn wire_now(folder: &Path) -> WireNow {
-    let text = fs::read_to_string(folder.join(switch_folder::WIRE));
+    let text =
+        durable::open_regular(&folder.join(switch_folder::WIRE)).and_then(io::read_to_string);
     text.map_or(WireNow::There, |text| WireNow::read(&text))
 }
 
 fn wanted(folder: &Path) -> Option<Wanted> {
-    let text = fs::read_to_string(folder.join(switch_folder::PORTS)).ok()?;
-    Wanted::read(&text).ok()
+    let file = durable::open_regular(&folder.join(switch_folder::PORTS)).ok()?;
+    Wanted::read(&io::read_to_string(file).ok()?).ok()
 }
 
 fn runs(folder: &Path) -> bool {

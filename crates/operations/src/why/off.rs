@@ -1,10 +1,10 @@
 //! A guest that is off: what keeps it from starting, or how it ended.
 
-use std::fs::File;
 use std::path::Path;
 
 use hpvm_app::snapshot::{Crash, Ending};
 use hpvm_engine::last_words;
+use hpvm_host::durable;
 use hpvm_host::names::guest_folder;
 use hpvm_model::{GuestConfig, GuestName, Problem, Remedy, Severity};
 use hpvm_plan::judge::{Purpose, problems};
@@ -103,7 +103,7 @@ pub(super) fn remedies(errors: &[&Problem], start: &str) -> (Vec<String>, Vec<St
 
 fn crash_causes(host: &VmHost, config: &GuestConfig, how: &Ending) -> Vec<String> {
     let log = host.root.guest_link(config.name.as_str()).join(guest_folder::QEMU_LOG);
-    let words = File::open(&log).ok().and_then(|log| last_words::read(&log));
+    let words = durable::open_regular(&log).ok().and_then(|log| last_words::read(&log));
     let words = words.filter(|words| !how.to_string().contains(words.as_str()));
     let mut causes = Vec::from_iter(words.map(|words| format!("QEMU's last words: {words}")));
     if matches!(how, Ending::Crashed { cause: Crash::Exited { .. } }) {
