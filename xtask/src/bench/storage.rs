@@ -197,7 +197,7 @@ fn peers(ours: &str, disks: &[PathBuf]) -> Vec<String> {
     let words = [
         ("-object", "iothread,id=thread,poll-max-ns=0".into()),
         ("-blockdev", node("threaded", Side::AvioThread)),
-        ("-device", "virtio-scsi-pci,id=thread-adapter,bus=port-0-3,iothread=thread".into()),
+        ("-device", "virtio-scsi-pci,id=thread-adapter,bus=port-0-7,iothread=thread".into()),
         ("-device", "scsi-hd,bus=thread-adapter.0,drive=threaded".into()),
         ("-blockdev", node("plain", Side::VirtioScsi)),
         ("-device", "virtio-scsi-pci,id=plain-adapter,bus=port-0-4".into()),
