@@ -155,6 +155,8 @@ const SUBJECTS: &[&[Test]] = &[
     growth::TESTS,
     guests::TESTS,
     hidden_ways::TESTS,
+    hidden_ways::loop_devices::TESTS,
+    hidden_ways::mounts::TESTS,
     supervision::TESTS,
     doctor::TESTS,
     doctor::rebuild::TESTS,
