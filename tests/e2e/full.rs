@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use crate::Test;
 use crate::guest_processes::process;
 use crate::loop_device::LoopDevice;
-use crate::mounted::Mounted;
+use crate::mounted::{Mounted, make_file_system};
 use crate::pool::{Leased, image};
 use crate::refusals::{State, no_control_bytes, refused, start_refused};
 use crate::statements::{disk_at, disk_on};
@@ -568,8 +568,7 @@ fn no_room_for_anything_around_a_real_guest() {
 fn room_that_is_not_enough_for_a_disk_is_not_taken() {
     let host = VmHost::new(Engine::Fake);
     let file = host.disk("small.img", 64 << 20);
-    let made = Command::new("mkfs.ext4").arg("-q").arg(&file).status();
-    assert!(made.expect("mkfs runs").success());
+    make_file_system(&file);
     let device = LoopDevice::on(&file, &[]);
     let small = Mounted::device(device.path(), &host.path("small"));
     let disk = small.path().join("disk.img");

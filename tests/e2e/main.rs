@@ -8,6 +8,7 @@
 mod agent;
 mod at_reset;
 mod attached;
+mod attributes;
 mod avio_service;
 mod beside_clones;
 mod both_kinds;
@@ -23,6 +24,8 @@ mod device_database;
 mod device_identities;
 mod devices;
 mod doctor;
+mod documented_options;
+mod dry_run;
 mod exchange;
 mod failing_store;
 mod file_log;
@@ -49,6 +52,7 @@ mod limits;
 mod loop_device;
 mod luns;
 mod macs;
+mod many_at_once;
 mod media;
 mod mounted;
 mod net_load;
@@ -58,6 +62,7 @@ mod pool;
 mod ports_kept;
 mod power_cut;
 mod read_only_root;
+mod records;
 mod refusals;
 mod removal;
 mod report;
@@ -150,6 +155,8 @@ const SUBJECTS: &[&[Test]] = &[
     growth::TESTS,
     guests::TESTS,
     hidden_ways::TESTS,
+    hidden_ways::loop_devices::TESTS,
+    hidden_ways::mounts::TESTS,
     supervision::TESTS,
     doctor::TESTS,
     doctor::rebuild::TESTS,
@@ -175,6 +182,11 @@ const SUBJECTS: &[&[Test]] = &[
     lan::TESTS,
     lan_boot::TESTS,
     limits::TESTS,
+    attributes::TESTS,
+    documented_options::TESTS,
+    dry_run::TESTS,
+    records::TESTS,
+    many_at_once::TESTS,
     luns::TESTS,
     power_cut::TESTS,
     removal::TESTS,

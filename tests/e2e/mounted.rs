@@ -39,6 +39,12 @@ impl Mounted {
     }
 }
 
+/// Makes one with nothing in it, on a device or in a file.
+pub(crate) fn make_file_system(on: &Path) {
+    let made = Command::new("mkfs.ext4").arg("-q").arg(on).status();
+    assert!(made.expect("mkfs.ext4 runs").success(), "{}", on.display());
+}
+
 fn mount(words: &[&str], at: &Path) {
     let status = Command::new("mount").args(words).arg(at).status().expect("mount runs");
     assert!(status.success(), "mount {words:?} {}", at.display());
@@ -64,8 +70,7 @@ impl Freezable {
 
     pub(crate) fn of(host: &VmHost, bytes: u64) -> Freezable {
         let device = LoopDevice::on(&host.disk("freezable.img", bytes), &[]);
-        let made = Command::new("mkfs.ext4").arg("-q").arg(device.path()).status();
-        assert!(made.expect("mkfs runs").success());
+        make_file_system(device.path());
         Freezable { mounted: Mounted::device(device.path(), &host.path("near")), _device: device }
     }
 

@@ -23,7 +23,7 @@ mod graceful;
 mod pause;
 mod requests;
 #[cfg(test)]
-mod rules;
+mod tests;
 
 use std::time::Duration;
 

@@ -97,7 +97,7 @@ fn subject(config: &GuestConfig) -> Subject {
 
 /// What a failed operation leaves for `hpvm why`: the causes, a line each, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
+pub(crate) struct Failed {
     pub causes: Vec<String>,
     pub remedy: Option<Remedy>,
     pub told_by: ToldBy,
@@ -105,7 +105,7 @@ pub struct Failed {
 
 /// Who told the causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToldBy {
+pub(crate) enum ToldBy {
     /// The judgement, which finds each of them again as long as it is there.
     Judgement,
     /// What was tried, and may fail again.
@@ -117,8 +117,7 @@ const COMMAND: &str = "command: ";
 const JUDGED: &str = "judged:";
 
 impl Failed {
-    #[must_use]
-    pub fn of(refusal: &Refusal) -> Failed {
+    pub(crate) fn of(refusal: &Refusal) -> Failed {
         match refusal {
             Refusal::Problems(problems) => {
                 let errors = || problems.iter().filter(|p| p.severity == Severity::Error);
@@ -146,8 +145,7 @@ impl Failed {
         lines.join("\n")
     }
 
-    #[must_use]
-    pub fn from_text(text: &str) -> Failed {
+    pub(crate) fn from_text(text: &str) -> Failed {
         let mut failed = Failed { causes: Vec::new(), remedy: None, told_by: ToldBy::Trial };
         let mut asked = None;
         for line in text.lines() {

@@ -1,10 +1,10 @@
-//! Makes a guest: its folder with firmware variables, the link, then the registry's row, in an order that survives a power
-//! cut at any point. What is left by a process that died on the way is found by looking, and removed by `hpvm doctor`.
+//! Makes a guest: judges what was asked for while its files are made, then commits the registry's row. What is left by a process
+//! that died on the way is found by looking, and removed by `hpvm doctor`.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, mpsc};
+mod files;
 
-use hpvm_host::durable::{Batch, Unsynced};
+use std::sync::{Mutex, PoisonError};
+
 use hpvm_host::{Root, users};
 use hpvm_model::{
     AutoStart, Entitlement, GuestConfig, GuestName, GuestNumber, GuestUuid, Label, Memory, OsType,
@@ -16,8 +16,8 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::request::{DeviceRequest, Request, apply};
 use hpvm_registry::{Change, Step};
 
+use self::files::Files;
 use crate::facts::identities;
-use crate::folder::{self, Folder};
 use crate::helper::{Helper, Pending};
 use crate::network::lan;
 use crate::stores::{Beside, HostsOwn, Looking};
@@ -154,48 +154,6 @@ struct Begun {
     files: Files,
 }
 
-/// The making of a guest's files by another thread. What it made is gone again before this is, but for what is taken.
-struct Files {
-    /// Closed, they have it end soon.
-    lines: Option<(mpsc::SyncSender<GuestConfig>, mpsc::Receiver<Batch>)>,
-    draft: Option<Pending<Result<Draft, Refusal>>>,
-}
-
-impl Files {
-    fn begin(root: Root, uuid: GuestUuid, pristine: PathBuf, helper: &Helper) -> Files {
-        let (decide, decision) = mpsc::sync_channel(1);
-        let (name, named) = mpsc::sync_channel(1);
-        let make = move || Draft::make(&root, uuid, &pristine, &decision, &name);
-        Files { lines: Some((decide, named)), draft: Some(helper.begin(make)) }
-    }
-
-    /// There will be this guest: has those files made that tell which.
-    fn decide(&self, config: &GuestConfig) -> Result<(), Refusal> {
-        let begun = self.draft.iter().try_for_each(Pending::hurry);
-        begun.map_err(Refusal::NoThread)?;
-        if let Some((decide, _)) = &self.lines {
-            // It waits for this, or has failed, which it tells at its end.
-            let _ = decide.send(config.clone());
-        }
-        Ok(())
-    }
-
-    /// Brings all of it to the disk, together with whoever makes it.
-    fn sync(&mut self) -> Result<Draft, Refusal> {
-        let named = self.lines.as_ref().and_then(|(_, named)| named.recv().ok());
-        named.map_or(Ok(()), Batch::sync)?;
-        let draft = self.draft.take().expect("files are synced once");
-        draft.wait()
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        self.lines = None;
-        drop(self.draft.take().and_then(Pending::give_up));
-    }
-}
-
 fn carry_out(
     host: &mut VmHost,
     order: &Order<'_>,
@@ -292,83 +250,6 @@ fn prepare_rows(
     devdb::keep_identities(change, config, facts, devdb::Keeping::BlockDevices)?;
     change.record(&actor.done(None, Some(config)))?;
     Ok(())
-}
-
-/// The folder of a guest that the registry does not know yet, and the name that leads there: both go again unless they are
-/// kept.
-struct Draft {
-    folder: Folder,
-    link: Option<Link>,
-    /// For people.
-    text: Option<Unsynced>,
-    is_kept: bool,
-}
-
-/// The name that leads to the folder of such a guest.
-struct Link {
-    root: Root,
-    name: GuestName,
-    uuid: GuestUuid,
-}
-
-impl Draft {
-    /// Makes all files, each on the disk: first those that every guest has, then, when it is decided that there will be a
-    /// guest, what tells which. Whoever decided syncs the names. Where there will be none, the draft is as good as any to be
-    /// dropped.
-    fn make(
-        root: &Root,
-        uuid: GuestUuid,
-        pristine: &Path,
-        decision: &mpsc::Receiver<GuestConfig>,
-        name: &mpsc::SyncSender<Batch>,
-    ) -> Result<Draft, Refusal> {
-        let folder = Folder::draft_of(root, uuid);
-        let mut draft = Draft { folder, link: None, text: None, is_kept: false };
-        draft.folder.make()?;
-        Step::CreateFolder.reached();
-        let mut files = Batch::default();
-        draft.folder.make_nvram(pristine, &mut files)?;
-        Step::CreateNvram.reached();
-        let identity = draft.folder.blank_identity()?;
-        let Ok(config) = decision.recv() else { return Ok(draft) };
-        identity.write(&config, &mut files)?;
-        // Who does not hear it has failed.
-        let _ = name.send(draft.settle(root, &config)?);
-        // A guest without it is whole, and the next change writes it.
-        draft.text = draft.folder.prepare_text(&config).ok();
-        files.names_in(draft.folder.path());
-        files.sync()?;
-        Step::CreateLink.reached();
-        Ok(draft)
-    }
-
-    /// Gives it its names, which are to be synced with its files, so that a journal is written once.
-    fn settle(&mut self, root: &Root, config: &GuestConfig) -> Result<Batch, Refusal> {
-        self.folder.settle(root, config.uuid)?;
-        let mut names = Batch::default();
-        let GuestConfig { name, uuid, .. } = config;
-        self.link = Some(Link { root: root.clone(), name: name.clone(), uuid: *uuid });
-        self.folder.make_link(root, config, &mut names)?;
-        Ok(names)
-    }
-
-    fn keep(mut self) {
-        self.is_kept = true;
-        let _ = self.text.take().map(Unsynced::put);
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
-        // What cannot be removed now is found by `hpvm doctor`; the error that led here is the one to tell.
-        if let Some(Link { root, name, uuid }) = &self.link {
-            let _ = folder::unlink(root, name, *uuid);
-        }
-        let _ = self.folder.remove();
-    }
 }
 
 /// What a guest is of which nothing else is said. A.03.50 had the same for all types.

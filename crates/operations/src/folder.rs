@@ -16,19 +16,23 @@ use hpvm_registry::portable;
 
 /// The folder of one guest.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
 }
 
 /// A file, empty yet, for what a lost registry would be rebuilt from.
 #[derive(Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     path: PathBuf,
     file: File,
 }
 
 impl Identity {
-    pub fn write(mut self, config: &GuestConfig, batch: &mut Batch) -> Result<(), DurableError> {
+    pub(crate) fn write(
+        mut self,
+        config: &GuestConfig,
+        batch: &mut Batch,
+    ) -> Result<(), DurableError> {
         let written = self.file.write_all(portable::write(config).as_bytes());
         written.map_err(durable::failed("write", &self.path))?;
         batch.include(&self.path, self.file);
@@ -37,40 +41,35 @@ impl Identity {
 }
 
 impl Folder {
-    #[must_use]
-    pub fn of(root: &Root, uuid: GuestUuid) -> Folder {
+    pub(crate) fn of(root: &Root, uuid: GuestUuid) -> Folder {
         Folder { path: root.guest_dir(&uuid.to_string()) }
     }
 
     /// The same while nobody knows whether there will be a guest: under a name that tells who makes it.
-    #[must_use]
-    pub fn draft_of(root: &Root, uuid: GuestUuid) -> Folder {
+    pub(crate) fn draft_of(root: &Root, uuid: GuestUuid) -> Folder {
         Folder { path: durable::sibling(Folder::of(root, uuid).path()) }
     }
 
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    #[must_use]
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Whether nothing is there. A folder that cannot be looked at is not missing.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         matches!(self.path.try_exists(), Ok(false))
     }
 
     /// Makes the folder itself; it must not be there yet.
-    pub fn make(&self) -> Result<(), DurableError> {
+    pub(crate) fn make(&self) -> Result<(), DurableError> {
         durable::create_folder(&self.path, 0o755)
     }
 
     /// Gives a draft the guest's own name, which is safe once the link is.
-    pub fn settle(&mut self, root: &Root, uuid: GuestUuid) -> Result<(), DurableError> {
+    pub(crate) fn settle(&mut self, root: &Root, uuid: GuestUuid) -> Result<(), DurableError> {
         let Folder { path } = Folder::of(root, uuid);
         durable::swap_name(&self.path, &path)?;
         self.path = path;
@@ -78,13 +77,17 @@ impl Folder {
     }
 
     /// Gives the guest its firmware variables, from the pristine copy.
-    pub fn make_nvram(&self, pristine: &Path, batch: &mut Batch) -> Result<(), DurableError> {
+    pub(crate) fn make_nvram(
+        &self,
+        pristine: &Path,
+        batch: &mut Batch,
+    ) -> Result<(), DurableError> {
         batch.copy_file(pristine, &self.file(guest_folder::NVRAM), 0o600)
     }
 
     /// Writes what a lost registry would be rebuilt from, in a folder just made; the names of all that is in it are synced
     /// with it.
-    pub fn make_identity(
+    pub(crate) fn make_identity(
         &self,
         config: &GuestConfig,
         batch: &mut Batch,
@@ -94,14 +97,14 @@ impl Folder {
     }
 
     /// The file for that, of a draft.
-    pub fn blank_identity(&self) -> Result<Identity, DurableError> {
+    pub(crate) fn blank_identity(&self) -> Result<Identity, DurableError> {
         let path = self.file(guest_folder::IDENTITY);
         let file = durable::create(&path, 0o644)?;
         Ok(Identity { path, file })
     }
 
     /// Points `guests/NAME` at this folder, whose own name is synced with it.
-    pub fn make_link(
+    pub(crate) fn make_link(
         &self,
         root: &Root,
         config: &GuestConfig,
@@ -112,7 +115,7 @@ impl Folder {
     }
 
     /// Writes anew, after a change, what a lost registry would be rebuilt from.
-    pub fn replace_identity(&self, config: &GuestConfig) -> Result<(), DurableError> {
+    pub(crate) fn replace_identity(&self, config: &GuestConfig) -> Result<(), DurableError> {
         self.clear_unfinished();
         durable::replace_file(
             &self.file(guest_folder::IDENTITY),
@@ -122,12 +125,12 @@ impl Folder {
     }
 
     /// The same for a change that may still fail: it goes back until it is kept, whether or not there is room.
-    pub fn exchange_identity(&self, config: &GuestConfig) -> Result<Replaced, DurableError> {
+    pub(crate) fn exchange_identity(&self, config: &GuestConfig) -> Result<Replaced, DurableError> {
         self.prepare_identity(config)?.put()
     }
 
     /// Writes beside its place what a lost registry would be rebuilt from, so that there is room for it later.
-    pub fn prepare_identity(&self, config: &GuestConfig) -> Result<Prepared, DurableError> {
+    pub(crate) fn prepare_identity(&self, config: &GuestConfig) -> Result<Prepared, DurableError> {
         self.clear_unfinished();
         let text = portable::write(config);
         Prepared::beside(&self.file(guest_folder::IDENTITY), text.as_bytes(), 0o644)
@@ -150,13 +153,17 @@ impl Folder {
 
     /// The text for people about a new guest. A folder that has it may be a guest's (`may_be_whole`), so it gets its place
     /// when there is one.
-    pub fn prepare_text(&self, config: &GuestConfig) -> Result<Unsynced, DurableError> {
+    pub(crate) fn prepare_text(&self, config: &GuestConfig) -> Result<Unsynced, DurableError> {
         let path = self.file(guest_folder::CONFIG_CURRENT);
         Unsynced::beside(&path, config_text(config).as_bytes(), 0o644)
     }
 
     /// Writes the texts for people: what runs, and what the next start will have when that differs.
-    pub fn write_texts(&self, config: &GuestConfig, machine: Option<&Machine>) -> io::Result<()> {
+    pub(crate) fn write_texts(
+        &self,
+        config: &GuestConfig,
+        machine: Option<&Machine>,
+    ) -> io::Result<()> {
         let wanted = config_text(config);
         let current = machine.map_or_else(|| wanted.clone(), |m| machine_text(config, m));
         self.replace_text(guest_folder::CONFIG_CURRENT, &current)?;
@@ -191,7 +198,7 @@ impl Folder {
     }
 
     /// Removes the folder and everything in it, last the lock, which tells that somebody is at it; fine when it is gone.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.file_name() != guest_folder::BUSY {
                 removal::either(&entry.path())?;
@@ -214,13 +221,13 @@ pub(crate) fn owner(name: &str) -> Option<GuestUuid> {
 }
 
 /// Points `guests/NAME` at the guest's folder, wherever it led.
-pub fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), DurableError> {
+pub(crate) fn link(root: &Root, name: &GuestName, uuid: GuestUuid) -> Result<(), DurableError> {
     durable::replace_symlink(&target(uuid), &root.guest_link(name.as_str()))
 }
 
 /// Whether a link leads to the folder of this guest.
 #[must_use]
-pub fn leads_to(link: &Path, uuid: GuestUuid) -> bool {
+pub(crate) fn leads_to(link: &Path, uuid: GuestUuid) -> bool {
     std::fs::read_link(link).is_ok_and(|found| found == target(uuid))
 }
 
@@ -231,7 +238,7 @@ fn target(uuid: GuestUuid) -> PathBuf {
 
 /// Removes `guests/NAME`; fine when it is gone, or leads elsewhere: once the registry has freed a name, it may be another
 /// guest's.
-pub fn unlink(root: &Root, name: &GuestName, uuid: GuestUuid) -> io::Result<()> {
+pub(crate) fn unlink(root: &Root, name: &GuestName, uuid: GuestUuid) -> io::Result<()> {
     let link = root.guest_link(name.as_str());
     if leads_to(&link, uuid) { removal::file(&link) } else { Ok(()) }
 }
@@ -245,7 +252,7 @@ pub(crate) fn led_to(root: &Root, link: &Path) -> Option<Folder> {
 
 /// Whether this is a link as [`link`] makes them.
 #[must_use]
-pub fn is_ours(link: &Path) -> bool {
+pub(crate) fn is_ours(link: &Path) -> bool {
     std::fs::read_link(link).is_ok_and(|target| target.starts_with("../uuids"))
 }
 

@@ -4,7 +4,7 @@
 //! another front end (a web manager, a cluster agent) calls the same functions. Operations decide by `plan`, store by
 //! `registry`, act by `engine` and the worker's control protocol.
 
-pub mod actor;
+mod actor;
 pub mod adapters;
 pub mod autostart;
 pub mod autostop;
@@ -17,32 +17,32 @@ pub mod devdb;
 mod displaced;
 pub mod doctor;
 mod facts;
-pub mod folder;
-pub mod forgotten;
+mod folder;
+mod forgotten;
 mod hanging;
 mod helper;
-mod limits;
-pub(crate) mod lost;
+mod lost;
 mod lost_record;
 pub mod modify;
 pub mod network;
 pub mod nvram;
-pub mod presence;
+mod presence;
 pub mod processor_use;
 mod random;
-pub mod refusal;
+mod refusal;
 pub mod remove;
+mod shell_limits;
 pub mod start;
 pub mod stop;
 mod stores;
-pub mod supervise;
+mod supervise;
 pub mod view;
-pub mod vm_host;
+mod vm_host;
 pub mod why;
 
 pub use actor::Actor;
 pub use refusal::Refusal;
-pub use vm_host::{Premises, VmHost};
+pub use vm_host::VmHost;
 
 /// Whether an operation is carried out or only judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use hpvm_app::snapshot::{
 use hpvm_host::durable;
 use hpvm_host::names::run_folder;
 use hpvm_host::process::{self, Life};
-pub use hpvm_host::supervision::Supervision;
+pub(crate) use hpvm_host::supervision::Supervision;
 use hpvm_model::{Occupant, RunState};
 use jiff::Timestamp;
 
@@ -51,8 +51,7 @@ pub enum Attention {
 }
 
 /// Reads the run folder of a guest. A folder that is not there is a guest that is off.
-#[must_use]
-pub fn read(run_dir: &Path, boot_id: &str) -> Presence {
+pub(crate) fn read(run_dir: &Path, boot_id: &str) -> Presence {
     let Ok(supervision) = Supervision::at(&run_dir.join(run_folder::LOCK)) else {
         return Presence::Off { last: None };
     };

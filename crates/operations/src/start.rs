@@ -25,7 +25,7 @@ use crate::presence::Presence;
 use crate::refusal::{Left, unless_interrupted};
 use crate::supervise::{self, places};
 use crate::vm_host::VmHost;
-use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, limits, lost};
+use crate::{Actor, Mode, Refusal, claims, console_media, devdb, facts, lost, shell_limits};
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ fn attempt(
     found.extend(unsettled);
     found.extend(refused);
     lift_limits();
-    let limits = limits::problems(&config, &Limits::left());
+    let limits = shell_limits::problems(&config, &Limits::left());
     found.extend(limits.iter().cloned());
     if mode == Mode::DryRun {
         return Ok(Started::Judged(found));

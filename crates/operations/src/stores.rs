@@ -7,6 +7,7 @@ mod content;
 mod drives;
 mod fact;
 pub(crate) mod inodes;
+mod looking;
 pub(crate) mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,19 +15,19 @@ use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use hpvm_host::block::{Blocks, Claims, InUse, Lead, Places, Store, Use};
-use hpvm_host::{Root, answers, generic, identity};
+use hpvm_host::block::{Blocks, Lead, Places, Store, Use};
+use hpvm_host::{answers, generic, identity};
 use hpvm_model::{EntryType, GuestConfig, StorageDevice, StoreIdentity};
-use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse, Lack};
+use hpvm_plan::facts::{BlockFact, BlockKind, FileFact, FileIdentity, HostUse};
 use hpvm_registry::Registry;
 
-use self::asked::{Answers, Asking};
+use self::asked::Asking;
 pub(crate) use self::drives::{empty_drives, free_drives};
 pub(crate) use self::fact::is_meant_to_be_written;
-use self::way::{Namesakes, Way, Ways};
+pub(crate) use self::looking::{Beside, HostsOwn, Looking};
+use self::way::{Namesakes, Ways};
 use crate::Refusal;
-use crate::devdb::{HostFolders, Presets};
-use crate::helper::{Helper, Pending};
+use crate::devdb::Presets;
 
 /// The stores of some configurations.
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ impl Stores {
 
     /// Looks at these paths, and through no folder.
     pub(crate) fn look_at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Stores {
-        Looking::begin(paths, Seen::at).stores()
+        Looking::through_no_folder(paths).stores()
     }
 
     /// Looks at folders where guests choose images.
@@ -213,100 +214,6 @@ impl Stores {
     }
 }
 
-/// A look at stores that was begun, and goes on beside whoever wants to know.
-pub(crate) struct Looking {
-    paths: BTreeSet<String>,
-    asking: Asking<Seen>,
-    beside: Option<Pending<Beside>>,
-}
-
-/// What is the VM Host's own by name, whichever stores are looked at.
-pub(crate) struct HostsOwn {
-    claims: Claims,
-    folders: HostFolders,
-}
-
-impl HostsOwn {
-    pub(crate) fn read() -> HostsOwn {
-        HostsOwn { claims: Claims::read(&Places::default()), folders: HostFolders::whole() }
-    }
-}
-
-/// The same, and what it is.
-pub(crate) struct Beside {
-    in_use: InUse,
-    presets: Presets,
-}
-
-impl Beside {
-    pub(crate) fn found(HostsOwn { claims, folders }: HostsOwn, root: &Root) -> Beside {
-        let presets = Presets::whole(folders, root);
-        Beside { in_use: claims.found(&Places::default()), presets }
-    }
-}
-
-impl Looking {
-    /// At these paths, which are those of a guest's devices: a folder is one of images, and is looked through.
-    pub(crate) fn at<'a>(paths: impl IntoIterator<Item = &'a str>) -> Looking {
-        Looking::begin(paths, Seen::through)
-    }
-
-    /// The same by a thread that is there already.
-    pub(crate) fn by<'a>(helper: &Helper, paths: impl IntoIterator<Item = &'a str>) -> Looking {
-        let paths = paths.into_iter().map(str::to_owned).collect();
-        let asking = Asking::begin_by(&paths, Seen::through, |task| helper.give(task));
-        Looking { paths, asking, beside: None }
-    }
-
-    fn begin<'a>(paths: impl IntoIterator<Item = &'a str>, look: fn(&Path) -> Seen) -> Looking {
-        let paths = paths.into_iter().map(str::to_owned).collect();
-        Looking { asking: Asking::begin(&paths, look), paths, beside: None }
-    }
-
-    /// With what is judged with them.
-    pub(crate) fn and_beside(self, beside: Pending<Beside>) -> Looking {
-        Looking { beside: Some(beside), ..self }
-    }
-
-    /// What was seen of a configuration's stores, which is looked for anew if it has others.
-    pub(crate) fn stores_of(self, config: &GuestConfig) -> Stores {
-        match self.paths.iter().map(String::as_str).eq(paths([config])) {
-            true => self.stores(),
-            false => Stores::look([config]),
-        }
-    }
-
-    /// What was seen, of those stores that answered in time.
-    fn stores(self) -> Stores {
-        let Looking { paths, asking, beside } = self;
-        if paths.is_empty() {
-            return Stores::default();
-        }
-        let beside = beside.map(Pending::wait);
-        let (in_use, presets) = beside.map(|beside| (beside.in_use, beside.presets)).unzip();
-        let answers = asking.answers();
-        let places = Places::default();
-        let has_any = |stores: &BTreeSet<Store>| {
-            in_use.unwrap_or_else(|| InUse::now(&places)).has_any(stores, &places)
-        };
-        let leads = leads(&places, answers.own.keys());
-        let starts: Vec<Lead> = leads.values().cloned().collect();
-        let blocks = match Blocks::are_plain_files(&starts, has_any) {
-            true => Blocks::default(),
-            false => Blocks::read_around(&places, &starts),
-        };
-        let Looked { mut facts, mut ways, namesakes } = Looked::of(&paths, answers);
-        ways.extend(ways_under(&blocks, &starts));
-        let mut fact = |path: &str| match (facts.remove(path), leads.get(path)) {
-            (None, _) => FileFact::Unreadable(Lack::Unfit(answers::silence())),
-            (Some(_), Some(Lead::Block(_))) => fact::of(Path::new(path), &blocks),
-            (Some(fact), _) => fact,
-        };
-        let files = paths.iter().map(|path| (path.clone(), fact(path))).collect();
-        Stores { files, leads, ways, blocks, namesakes, presets }
-    }
-}
-
 fn paths<'a>(configs: impl IntoIterator<Item = &'a GuestConfig>) -> BTreeSet<&'a str> {
     let devices = configs.into_iter().flat_map(|config| &config.storage);
     devices.flat_map(StorageDevice::backings).map(|backing| backing.path.as_str()).collect()
@@ -318,24 +225,6 @@ fn leads<'a>(
 ) -> BTreeMap<String, Lead> {
     let lead = |path: &String| Some((path.clone(), places.lead(Path::new(path)).ok()?));
     paths.into_iter().filter_map(lead).collect()
-}
-
-/// The ways to the files under loop devices.
-fn ways_under(blocks: &Blocks, starts: &[Lead]) -> BTreeMap<String, Ways> {
-    let stores: BTreeSet<Store> = starts.iter().filter_map(Lead::store).collect();
-    let under: BTreeSet<Store> = stores.into_iter().flat_map(|s| blocks.bearers(s)).collect();
-    let paths = under.into_iter().flat_map(|store| blocks.attached_paths(store));
-    let paths: BTreeSet<String> = paths.map(|path| path.to_string_lossy().into_owned()).collect();
-    if paths.is_empty() {
-        return BTreeMap::new();
-    }
-    let mut answers = Asking::begin(&paths, Way::to).answers();
-    let ways = |path: String| {
-        let own = answers.own.remove(&path).flatten();
-        let ways = answers.ways(&path, own);
-        (path, ways)
-    };
-    paths.into_iter().map(ways).collect()
 }
 
 /// Those of these paths at which nothing is; nobody knows that of those that do not answer in time.
@@ -392,54 +281,6 @@ pub(crate) fn leads_in_time<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec
     let paths = paths.into_iter().map(str::to_owned).collect();
     let asking = Asking::begin(&paths, |path| Places::default().lead(path).ok());
     asking.answers().own.into_values().flatten().collect()
-}
-
-/// What one look at a path tells.
-#[derive(Debug)]
-struct Seen {
-    way: Option<Way>,
-    fact: FileFact,
-    namesakes: Vec<Namesakes>,
-}
-
-impl Seen {
-    fn at(path: &Path) -> Seen {
-        Seen { way: Way::to(path), fact: fact::of_no_device(path), namesakes: Vec::new() }
-    }
-
-    /// And through it, where it is a folder.
-    fn through(path: &Path) -> Seen {
-        let seen = Seen::at(path);
-        let namesakes = match seen.fact {
-            FileFact::Folder(_) => Namesakes::within(path),
-            _ => Vec::new(),
-        };
-        Seen { namesakes, ..seen }
-    }
-}
-
-/// What paths lead to. Those at which nobody answers have no fact, and the way to their folder at most.
-#[derive(Default)]
-struct Looked {
-    facts: BTreeMap<String, FileFact>,
-    ways: BTreeMap<String, Ways>,
-    namesakes: BTreeMap<String, Vec<Namesakes>>,
-}
-
-impl Looked {
-    fn of(paths: &BTreeSet<String>, mut answers: Answers<Seen>) -> Looked {
-        let mut looked = Looked::default();
-        for path in paths {
-            let seen = answers.own.remove(path);
-            let own = seen.and_then(|Seen { way, fact, namesakes }| {
-                looked.facts.insert(path.clone(), fact);
-                looked.namesakes.insert(path.clone(), namesakes);
-                way
-            });
-            looked.ways.insert(path.clone(), answers.ways(path, own));
-        }
-        looked
-    }
 }
 
 /// Where paths lead, links followed, asked together. `None`: nowhere; of those that do not answer nothing is said.

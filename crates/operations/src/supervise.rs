@@ -30,7 +30,7 @@ pub(crate) const TO_LOOK: Duration = Duration::from_secs(2);
 pub(crate) const TO_ASK: Duration = Duration::from_secs(30);
 
 /// Where a guest's things lie and as whom its processes run.
-pub fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
+pub(crate) fn places(host: &VmHost, config: &GuestConfig) -> Result<Places, Refusal> {
     let (base, number) = (host.conf.uid_base()?, config.number.get());
     Ok(Places {
         run_dir: host.root.run_dir(number),
@@ -62,7 +62,11 @@ pub(crate) fn lock_ids(host: &VmHost, ids: Option<Ids>) -> Result<Option<Ids>, R
 /// Gives a running guest that nobody supervises a keeper and a worker. Fine when it has them, or is off, by now. Nothing of
 /// the guest's boot record is needed for it: one that cannot be used is no reason to leave the guest alone. So long is waited
 /// until its QEMU tells how it is.
-pub fn adopt(host: &VmHost, config: &GuestConfig, patience: Duration) -> Result<(), Refusal> {
+pub(crate) fn adopt(
+    host: &VmHost,
+    config: &GuestConfig,
+    patience: Duration,
+) -> Result<(), Refusal> {
     let Presence::On { snapshot: Some(snapshot), supervision: Supervision::None, attention } =
         host.presence(config.number)
     else {
@@ -79,7 +83,7 @@ pub fn adopt(host: &VmHost, config: &GuestConfig, patience: Duration) -> Result<
 }
 
 /// Starts the reservation helper of a running guest again that has shared disks and none that answers.
-pub fn mend_reservations(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+pub(crate) fn mend_reservations(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let shares = host.machine(config).is_some_and(|machine| shares_disks(machine.held()));
     if shares { provide_reservations(host, config) } else { Ok(()) }
 }
@@ -97,7 +101,7 @@ pub(crate) fn provide_reservations(host: &VmHost, config: &GuestConfig) -> Resul
 }
 
 /// A worker that gave no sign of life for seconds is asked for one first, so that nobody waits minutes for it.
-pub fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+pub(crate) fn awake(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     match host.presence(config.number).hangs() {
         true => reach(host, config),
         false => Ok(()),
@@ -124,7 +128,7 @@ pub(crate) fn reach(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> 
 
 /// Removes the sockets of a guest that has ended; fine when there are none. What its last run left to say stays until the
 /// next start: the snapshot.
-pub fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
+pub(crate) fn clear(host: &VmHost, config: &GuestConfig) -> Result<(), Refusal> {
     let folder = host.root.run_dir(config.number.get());
     for name in run_folder::SOCKETS {
         let path = folder.join(name);
@@ -144,7 +148,7 @@ fn close_ports(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Ref
 }
 
 /// Removes all that `/run` has of a guest that is gone.
-pub fn forget(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
+pub(crate) fn forget(host: &VmHost, number: hpvm_model::GuestNumber) -> Result<(), Refusal> {
     close_ports(host, number)?;
     let folder = host.root.run_dir(number.get());
     removal::folder(&folder).map_err(Refusal::file("remove", folder))

@@ -32,7 +32,7 @@ pub struct VmHost {
 }
 
 /// A VM Host whose registry is not open yet.
-pub struct Premises {
+pub(crate) struct Premises {
     pub(crate) root: Root,
     pub(crate) conf: Conf,
     access: Access,
@@ -66,7 +66,7 @@ impl Premises {
     }
 
     /// Those of the environment.
-    pub fn find(access: Access) -> Result<Premises, Refusal> {
+    fn find(access: Access) -> Result<Premises, Refusal> {
         let root = Root::from_environment()?;
         root.must_be_there()?;
         Premises::at(root, access)
@@ -92,30 +92,16 @@ impl Premises {
     }
 
     pub(crate) fn open(self) -> Result<VmHost, Refusal> {
-        let registry = self.registry();
-        self.open_with(registry())
-    }
-
-    /// Opens the registry, for [`Premises::open_with`].
-    pub(crate) fn registry(&self) -> impl FnOnce() -> Result<Registry, RegistryError> + use<> {
-        let (path, access) = (self.root.db(), self.access);
-        move || Registry::open(&path, access)
-    }
-
-    pub(crate) fn open_with(
-        self,
-        registry: Result<Registry, RegistryError>,
-    ) -> Result<VmHost, Refusal> {
-        let host = self.open_as_it_is(registry)?;
+        let host = self.open_as_it_is()?;
         if host.registry.has_empty_log() {
             forgotten::refuse(&host.root, &host.registry)?;
         }
         Ok(host)
     }
 
-    fn open_as_it_is(self, registry: Result<Registry, RegistryError>) -> Result<VmHost, Refusal> {
-        let Premises { root, conf, access: _ } = self;
-        let registry = registry?;
+    fn open_as_it_is(self) -> Result<VmHost, Refusal> {
+        let Premises { root, conf, access } = self;
+        let registry = Registry::open(&root.db(), access)?;
         let boot_id =
             process::boot_id().map_err(Refusal::file("read", "/proc/sys/kernel/random/boot_id"))?;
         Ok(VmHost { root, conf, registry, boot_id })
@@ -151,9 +137,7 @@ impl VmHost {
 
     /// For who finds out what is wrong with it.
     pub fn open_to_examine(access: Access) -> Result<VmHost, Refusal> {
-        let premises = Premises::find(access)?;
-        let registry = premises.registry();
-        premises.open_as_it_is(registry())
+        Premises::find(access)?.open_as_it_is()
     }
 
     /// For a command that ends guests: it must do so too where nothing can be written any more, and where the registry does not
@@ -219,8 +203,13 @@ impl VmHost {
         presence::read(&self.root.run_dir(number.get()), &self.boot_id)
     }
 
+    /// Whether a guest has no folder, and so nothing that could be kept of it.
     #[must_use]
-    pub fn folder(&self, config: &GuestConfig) -> Folder {
+    pub fn is_without_folder(&self, config: &GuestConfig) -> bool {
+        self.folder(config).is_missing()
+    }
+
+    pub(crate) fn folder(&self, config: &GuestConfig) -> Folder {
         Folder::of(&self.root, config.uuid)
     }
 

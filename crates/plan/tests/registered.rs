@@ -9,7 +9,6 @@ use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::{Access, Sharing};
 use proptest::prelude::*;
 
-const CREATE: Purpose<'static> = Purpose::Change { before: None };
 const PATH: &str = "/d";
 
 fn said_of(statement: &str, known: Registered, purpose: Purpose<'_>) -> Vec<String> {

@@ -51,7 +51,7 @@ impl Perform for Remove {
         };
         let keep = if self.purge { Keep::Nothing } else { Keep::AsConfigured };
         let mut question = format!("Remove the virtual machine '{}'?", config.name);
-        if host.folder(&config).is_missing() {
+        if host.is_without_folder(&config) {
             question.insert_str(0, "Its folder is missing, so nothing of it can be kept. ");
         }
         if !self.force && !self.dry_run {

@@ -7,6 +7,7 @@ use hpvm_model::limits::LimitsTable;
 use hpvm_model::*;
 use hpvm_plan::facts::network::{NetworkFacts, SwitchFact};
 use hpvm_plan::facts::*;
+use hpvm_plan::judge::{Purpose, problems};
 use hpvm_plan::record::*;
 
 pub fn device(statement: &str) -> StorageDevice {
@@ -170,4 +171,11 @@ pub fn ready() -> StartFacts {
         reservation_helper: provision("/helper"),
         shut: Vec::new(),
     }
+}
+
+pub const CREATE: Purpose<'static> = Purpose::Change { before: None };
+
+/// What is told, as commands do.
+pub fn lines(config: &GuestConfig, facts: &HostFacts, purpose: Purpose<'_>) -> Vec<String> {
+    problems(config, facts, purpose).iter().map(|p| format!("{}: {}", p.severity, p.text)).collect()
 }
