@@ -35,6 +35,7 @@ pub(crate) const TESTS: &[Test] = crate::tests![
     a_running_guest_the_registry_does_not_know_is_made_known,
     a_running_guest_without_a_folder_is_told_of,
     a_guest_whose_variables_never_reached_the_disk_gets_new_ones,
+    what_stands_in_a_lock_file_s_place_is_told,
     a_repair_takes_no_guest_in_the_making_for_a_leftover,
     a_guest_that_is_long_in_the_making_is_no_leftover,
     guests_that_come_and_go_are_not_complained_of,
@@ -381,6 +382,24 @@ fn a_guest_whose_variables_never_reached_the_disk_gets_new_ones() {
             assert_eq!(now.stdout, NOTHING, "{why}");
         }
     }
+}
+
+/// Every command refuses it; where nothing else told of it, nobody would know what to do.
+fn what_stands_in_a_lock_file_s_place_is_told() {
+    let host = host_with_guests();
+    host.ok(&["hpvmcreate", "-P", "kept"]);
+    let busy = folder(&host, "kept").join("busy");
+    fs::remove_file(&busy).ok();
+    symlink(host.path("elsewhere"), &busy).expect("a link");
+    let refused = host.refused(&["hpvmmodify", "-P", "kept", "-l", "a label"]);
+    assert!(refused.contains("the lock file") && !host.path("elsewhere").exists(), "{refused}");
+    let told = host.run(&["hpvm", "doctor"]);
+    let wanted = format!("no command can work on guest 'kept': its lock file {}", busy.display());
+    assert!(told.stdout.contains(&wanted), "{told}");
+    assert!(told.stdout.contains(&format!("move {} away", busy.display())), "{told}");
+    fs::remove_file(&busy).expect("it is moved away");
+    assert_eq!(host.ok(&["hpvm", "doctor"]), NOTHING);
+    host.ok(&["hpvmmodify", "-P", "kept", "-l", "a label"]);
 }
 
 fn a_repair_takes_no_guest_in_the_making_for_a_leftover() {

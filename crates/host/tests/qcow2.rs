@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -58,6 +59,35 @@ fn every_image_that_qemu_makes_is_one() {
     assert!(qemu("qemu-img", &create, &over));
     let named = Head::Image(Header { below: Below::Named });
     assert_eq!(head(&File::open(&over).unwrap()).unwrap(), named);
+}
+
+/// As they were once made over a base whose path is too long for a header, and whatever QEMU has made of the header since.
+#[test]
+fn an_image_that_names_only_the_format_of_what_is_below_is_over_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, base) = (folder.path().join("image"), folder.path().join("base"));
+    File::create(&base).unwrap().set_len(1 << 20).unwrap();
+    for format in [Format::Raw, Format::Qcow2] {
+        let overlay = Base { path: &base, format, size: 1 << 20 };
+        write_overlay(&File::create(&image).unwrap(), &overlay).unwrap();
+        let named = Head::Image(Header { below: Below::Named });
+        let nameless = File::options().read(true).write(true).open(&image).unwrap();
+        nameless.write_all_at(&[0; 12], 8).unwrap();
+        assert_eq!(head(&nameless).unwrap(), named, "{format:?}");
+        assert!(opens(&image));
+        // A bitmap that comes has the header written anew, longer.
+        let mut bitmap = Command::new("qemu-img");
+        bitmap.args(["bitmap", "--add", "-f", "qcow2"]).arg(&image).arg("marks");
+        assert!(bitmap.status().unwrap().success());
+        assert_eq!(fs::read(&image).unwrap()[100..104], [0, 0, 0, 112]);
+        assert_eq!(head(&nameless).unwrap(), named, "{format:?}");
+    }
+    // What QEMU has made to stand alone says so.
+    fs::remove_file(&image).unwrap();
+    let over = format!("backing_file={},backing_fmt=raw", base.display());
+    assert!(qemu("qemu-img", &["create", "-f", "qcow2", "-o", &over], &image));
+    assert!(qemu("qemu-img", &["rebase", "-u", "-b", ""], &image));
+    assert_eq!(head(&File::open(&image).unwrap()).unwrap(), ALONE);
 }
 
 /// A path may be longer than what a header has room for.

@@ -266,9 +266,11 @@ impl<'a> Difference<'a> {
         }
         let is_vio = self.machine.adapter_in(address.slot) == Some(AdapterKind::Scsi);
         (is_exchange && is_vio && !self.whole_adapter_leaves(address.slot)).then(|| {
-            let never_sees = || never_sees(address.slot);
-            let why = self.alone(attached).err().unwrap_or_else(never_sees);
-            self.leaves_at_reset(address, why)
+            // A disk that has become quiet would be of no help where the adapter stays all the same.
+            let all_leave =
+                self.machine.devices_in(address.slot).all(|has| self.leaving.contains(&has));
+            let is_busy = all_leave.then(|| self.alone(attached).err()).flatten();
+            self.leaves_at_reset(address, is_busy.unwrap_or_else(|| never_sees(address.slot)))
         })
     }
 

@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 
 use hpvm_model::Below;
 
-use super::{MAGIC, NAME_BYTES_MAX, SECTOR_BYTES};
+use super::{FORMAT_EXTENSION, MAGIC, NAME_BYTES_MAX, SECTOR_BYTES};
 
 /// What a file is by its head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +106,8 @@ impl Table {
     }
 }
 
-/// How many bytes are looked at: all that any known version has.
-const LOOKED_AT: usize = 112;
+/// How many bytes are looked at: all that any known version has, and what the first extension is.
+const LOOKED_AT: usize = 116;
 /// The length of a version 2 header, and the least of a version 3 one.
 const VERSION_2_BYTES: u32 = 72;
 const VERSION_3_BYTES_MIN: u32 = 104;
@@ -218,7 +218,7 @@ fn parse(fields: &Fields<'_>, length: u64) -> Result<Header, HeaderFault> {
         return Err(HeaderFault::ExtendedEntries(cluster_bits));
     }
     tables(fields, length, cluster_bits, is_extended)?;
-    Ok(Header { below: below(fields, cluster_bytes)? })
+    Ok(Header { below: below(fields, header_bytes, cluster_bytes)? })
 }
 
 fn features(features: u64) -> Result<(), HeaderFault> {
@@ -268,10 +268,13 @@ fn tables(
     }
 }
 
-fn below(fields: &Fields<'_>, cluster_bytes: u64) -> Result<Below, HeaderFault> {
+/// Where a base's path was too long for a header, linked clones were once made that name its format alone; QEMU writes that
+/// extension first, and none without a name that was not there already.
+fn below(fields: &Fields<'_>, header_bytes: u32, cluster_bytes: u64) -> Result<Below, HeaderFault> {
     let (place, length) = (fields.number64(8), u64::from(fields.number32(16)));
     if place == 0 {
-        return Ok(Below::Nothing);
+        let first = usize::try_from(header_bytes).map_or(0, |place| fields.number32(place));
+        return Ok(if first == FORMAT_EXTENSION { Below::Named } else { Below::Nothing });
     }
     let room = cluster_bytes.checked_sub(place).ok_or(HeaderFault::Name)?;
     match length <= room.min(NAME_BYTES_MAX as u64) {

@@ -1,10 +1,11 @@
 //! Guests that the registry knows: whether each still has what it needs, and whether somebody looks after one that runs.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hpvm_host::lock::{self, pause_for};
 use hpvm_host::names::{guest_folder, run_folder};
-use hpvm_model::{GuestConfig, GuestUuid, StorageDevice};
+use hpvm_model::{GuestConfig, GuestName, GuestUuid, StorageDevice};
 use hpvm_plan::facts::Lack;
 use hpvm_registry::Selector;
 
@@ -46,6 +47,7 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
         );
         findings.push(Finding { text, cure: Cure::Identity(config.clone()) });
     }
+    findings.extend(no_lock(name, &folder.file(guest_folder::BUSY)));
     let presence = host.presence(config.number);
     if let Presence::On { supervision: Supervision::None, .. } = presence
         && !is_being_changed
@@ -82,6 +84,18 @@ pub(super) fn examine(host: &VmHost, uuid: GuestUuid) -> Result<Vec<Finding>, Re
         findings.extend(unusable_variables(host, config));
     }
     Ok(findings)
+}
+
+/// What stands in the place of a guest's lock file, and keeps every command from its guest.
+fn no_lock(name: &GuestName, path: &Path) -> Option<Finding> {
+    let found = path.symlink_metadata().ok()?;
+    (!found.is_file()).then(|| {
+        let shown = path.display();
+        let text = format!(
+            "no command can work on guest '{name}': its lock file {shown} is no regular file"
+        );
+        Finding { text, cure: Cure::Tell(format!("move {shown} away")) }
+    })
 }
 
 /// Nothing of what another user may not see.

@@ -558,8 +558,9 @@ fn a_disk_on_an_emulated_adapter_is_exchanged_with_it_or_at_the_reset() {
     );
     let machine = running(&["disk:scsi:0,0,0:file:/a", "disk:scsi:0,0,1:file:/b"]);
     let wanted = ["disk:scsi:0,0,0:file:/c", "disk:scsi:0,0,1:file:/b"];
-    for force in [Force::No, Force::Yes] {
-        let planned = changes(&machine, &wanted, Some(100), force);
+    // Nor would one that has become quiet.
+    for (idle, force) in [(100, Force::No), (100, Force::Yes), (0, Force::No)] {
+        let planned = changes(&machine, &wanted, Some(idle), force);
         assert_eq!(planned.len(), 2, "{planned:?}");
         assert!(planned.iter().all(|p| reason(p).contains("never sees")), "{planned:?}");
         assert!(planned.iter().all(|p| at_reset(p).is_some()), "{planned:?}");
