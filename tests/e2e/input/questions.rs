@@ -19,9 +19,8 @@ const ASK: &[(&[&str], &str)] = &[
     (&["hpvmnet", "-S", "localnet", "-h"], "Halt the vswitch 'localnet'? [n]:"),
 ];
 
-/// As hpvmconsole says it.
-const UNANSWERED: &str =
-    ": the input ended before the question was answered; nothing was changed\n";
+/// Beside it what a script is to do.
+const UNANSWERED: &str = ": the input ended before the question was answered; nothing was changed, and --force asks nothing\n";
 
 /// End of file means no: nothing is done, and the exit status says so.
 fn questions_that_nobody_answers() {
@@ -50,7 +49,7 @@ fn answers_that_are_no_yes() {
             let outcome = host.run_with_input(line, answer);
             assert_eq!(outcome.status.code(), Some(1), "{answer:?}: {outcome}");
             assert!(outcome.stderr.contains(question), "{outcome}");
-            assert!(outcome.stderr.ends_with("; nothing was changed\n"), "{outcome}");
+            assert!(outcome.stderr.contains("; nothing was changed"), "{outcome}");
             let shown = outcome.stderr.chars().any(|c| c.is_control() && c != '\n');
             assert!(!shown, "{:?}", outcome.stderr);
         }
