@@ -169,7 +169,7 @@ fn readers_see_the_old_or_the_new_state() {
                 Some(0) => assert!(one.stderr.is_empty(), "{one}"),
                 Some(1) => assert_eq!(
                     one.stderr,
-                    "hpvmstatus: ERROR: No Guest by that name or number: 'web'\n"
+                    "hpvmstatus: ERROR: No Guest by that name or number: 'web'; `hpvmstatus` lists the guests\n"
                 ),
                 _ => panic!("{one}"),
             }

@@ -59,6 +59,8 @@ fn entries_come_and_go_with_guests() {
     assert!(said.contains("hpvmmodify -P GUEST -d") && said.contains("guest 'web'"), "{said}");
     let said = refused(&host, &["hpvmdevmgmt", "-d", "all:depend:web"]);
     assert!(said.contains("`hpvmmodify -P web -d disk:avio_stor:0,0,0:file:"), "{said}");
+    let said = refused(&host, &["hpvmdevmgmt", "-d", "all:depend:db"]);
+    assert!(said.contains("there is no guest 'db' on which entries could depend"), "{said}");
     host.ok(&["hpvmremove", "-P", "web", "-F"]);
     assert_eq!(list(), line(&one, ",PRESERVE=YES", ""));
     host.ok(&["hpvmdevmgmt", "-d", &entry("gdev", &one)]);

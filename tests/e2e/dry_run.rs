@@ -115,6 +115,9 @@ fn who_asks_for_what_is_so_already_is_told() {
     host.ok(&["hpvmcreate", "-P", "web", "-c", "2", "-l", "shop"]);
     let line = ["hpvmmodify", "-P", "web", "-c", "2", "-l", "shop"];
     let said = "hpvmmodify: nothing to change: guest 'web' is so already\n";
+    let asked_for_nothing = host.run(&["hpvmmodify", "-P", "web"]);
+    assert!(asked_for_nothing.status.success(), "{asked_for_nothing}");
+    assert!(asked_for_nothing.stderr.contains("no option says what"), "{asked_for_nothing}");
     for state in ["Off", "On (OS)"] {
         host.wait_for_state("web", state, UP);
         let same = host.run(&line);

@@ -104,14 +104,17 @@ fn conf_faults(host: &VmHost) -> Option<String> {
 
 /// What becomes of a question.
 fn agreed(answer: Answer) -> Result<(), Failure> {
-    let why = match answer {
+    // Who has no answer at hand, as a script, is told how not to be asked; every command that asks has that option.
+    let (why, next) = match answer {
         Answer::Yes => return Ok(()),
-        Answer::No => "the answer was no",
-        Answer::None => "the input ended before the question was answered",
-        Answer::Noise => "the question was answered neither by y nor by n",
+        Answer::No => ("the answer was no", ""),
+        Answer::None => {
+            ("the input ended before the question was answered", ", and --force asks nothing")
+        }
+        Answer::Noise => ("the question was answered neither by y nor by n", ""),
     };
     done("nothing was changed")?;
-    Err(Failure::refused(format!("{why}; nothing was changed")))
+    Err(Failure::refused(format!("{why}; nothing was changed{next}")))
 }
 
 /// Problems are told one by one, everything else as one sentence about the guest.

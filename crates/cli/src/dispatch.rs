@@ -145,6 +145,16 @@ impl Entry {
             .mut_args(flags_may_be_repeated)
             .arg(help)
     }
+
+    /// The same for readers: an option of several values shows them all as it wants them, though `--` may stand among them and
+    /// clap is told that fewer do.
+    #[must_use]
+    pub fn shown_options(&self) -> clap::Command {
+        self.options().mut_args(|arg| match arg.get_value_names().map_or(0, <[_]>::len) {
+            names @ 2.. => arg.num_args(names),
+            _ => arg,
+        })
+    }
 }
 
 /// `-F -F` is `-F`, as it always was.
@@ -176,7 +186,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> (String, Result<(),
         Some("--version" | "-v") => ("hpvm".into(), print(&version()).map_err(Failure::from)),
         Some(word) => match COMMANDS.iter().find(|entry| entry.word == word) {
             Some(entry) => (entry.name(), call(entry, &arguments, 2)),
-            None => ("hpvm".into(), Err(which(format!("'{}' is no command", printable(word))))),
+            None => ("hpvm".into(), Err(no_command(word))),
         },
     }
 }
@@ -209,7 +219,7 @@ fn call(entry: &Entry, arguments: &[OsString], skip: usize) -> Result<(), Failur
             (entry.perform)(&matches, &context)
         }
         Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
-            Ok(print(&error.to_string())?)
+            Ok(print(&entry.shown_options().render_help().to_string())?)
         }
         Err(error) => Err(usage::explain(&error, options, &words)),
     }
@@ -232,13 +242,24 @@ fn which(text: String) -> Failure {
     }
 }
 
+fn no_command(word: &str) -> Failure {
+    let shown = COMMANDS.iter().filter(|entry| entry.origin != Origin::Hidden);
+    let words: Vec<&str> = shown.map(|entry| entry.word).collect();
+    // Who types a program's name behind hpvm means that.
+    let hint = match historical(word) {
+        Some(entry) => format!("; did you mean {}?", entry.word),
+        None => usage::did_you_mean(word, &words),
+    };
+    which(format!("'{}' is no command{hint}", printable(word)))
+}
+
 /// What `hpvm help status` prints, and `hpvm help hpvmstatus`.
 fn help_on(topic: &OsStr) -> Result<(), Failure> {
     let word = topic.to_string_lossy();
     let is_meant = |entry: &&Entry| entry.word == word || entry.name() == word;
     match COMMANDS.iter().find(is_meant) {
-        Some(entry) => Ok(print(&entry.options().render_help().to_string())?),
-        None => Err(which(format!("'{}' is no command", printable(&word)))),
+        Some(entry) => Ok(print(&entry.shown_options().render_help().to_string())?),
+        None => Err(no_command(&word)),
     }
 }
 

@@ -153,7 +153,7 @@ fn terms_section(roff: &mut Roff, title: &str, lines: &[(&str, &str)]) {
 }
 
 fn manual_page(entry: &Entry) -> io::Result<Vec<u8>> {
-    let page = Man::new(entry.options());
+    let page = Man::new(entry.shown_options());
     let mut text = title(&entry.page(), 1);
     page.render_name_section(&mut text)?;
     synopsis_section(entry).to_writer(&mut text)?;

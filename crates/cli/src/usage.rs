@@ -10,6 +10,9 @@ use hpvm_model::bytes::shown;
 use crate::exit::Failure;
 use crate::later::{Later, meant_by};
 
+/// Of more options than these the letters alone are told: with their values nobody would find his way through them.
+const MEMBERS_WITH_VALUES_MAX: usize = 5;
+
 /// The failure for an error of clap's about these words.
 pub(crate) fn explain(error: &clap::Error, options: clap::Command, words: &[String]) -> Failure {
     let text = sentence(error, &options, words);
@@ -77,12 +80,48 @@ fn sentence(error: &clap::Error, options: &clap::Command, words: &[String]) -> S
             (_, None) => format!("{} needs a value: {spelled}", letter(&spelled)),
         },
         ErrorKind::TooManyValues => format!("{} takes no value", letter(&spelled)),
-        ErrorKind::MissingRequiredArgument => format!("{spelled} is missing"),
+        ErrorKind::MissingRequiredArgument => all_missing(error, options, &spelled),
         _ => {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
             first.trim_start_matches("error: ").to_owned()
         }
+    }
+}
+
+/// Everything that is missing, in the order in which the synopsis has it.
+fn all_missing(error: &clap::Error, options: &clap::Command, first: &str) -> String {
+    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else {
+        return format!("{first} is missing");
+    };
+    // clap names groups first, and the synopsis has what stands in a fixed place before them.
+    let (groups, single): (Vec<_>, Vec<_>) = missing.iter().partition(|name| name.contains('|'));
+    let mut missing = single.into_iter().chain(groups).map(|name| spelled(name, options));
+    let first = missing.next().unwrap_or_else(|| first.to_owned());
+    missing.fold(format!("{first} is missing"), |text, other| format!("{text}, and {other}"))
+}
+
+/// Which of these words somebody may have meant who typed another: the one that goes on as it begins, or the likest.
+pub(crate) fn did_you_mean(typed: &str, words: &[&str]) -> String {
+    let mut longer = words.iter().filter(|word| word.starts_with(typed));
+    let likest = match (longer.next(), longer.next()) {
+        (Some(only), None) => Some((*only).to_owned()),
+        _ => likest(typed, words),
+    };
+    // Of words that begin otherwise one was not mistyped for the other, as delete for undelete.
+    let meant = likest.filter(|word| word.get(..1) == typed.get(..1));
+    meant.map_or(String::new(), |word| format!("; did you mean {word}?"))
+}
+
+fn likest(typed: &str, words: &[&str]) -> Option<String> {
+    let command = clap::Command::new("hpvm").subcommand_required(true);
+    let words = words.iter().map(|word| clap::Command::new((*word).to_owned()));
+    let error = command.subcommands(words).try_get_matches_from(["hpvm", typed]).err()?;
+    match error.get(ContextKind::SuggestedSubcommand)? {
+        ContextValue::String(word) => Some(word.clone()),
+        // clap puts the likest last.
+        ContextValue::Strings(words) => words.last().cloned(),
+        _ => None,
     }
 }
 
@@ -219,7 +258,13 @@ fn spelled(argument: &str, options: &clap::Command) -> String {
             let members = format!("-{members}");
             let members: Vec<String> =
                 members.split('|').map(|member| option_spelled(member, options)).collect();
-            members.join(" or ")
+            match members.len() {
+                0..=MEMBERS_WITH_VALUES_MAX => members.join(" or "),
+                _ => {
+                    let letters: Vec<&str> = members.iter().map(|member| letter(member)).collect();
+                    format!("one of {}", letters.join(", "))
+                }
+            }
         }
         None => option_spelled(argument, options),
     }

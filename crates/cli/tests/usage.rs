@@ -170,6 +170,16 @@ const WRONG: &[(&str, &str)] = &[
     ("hpvmnet -S x -uportid:1:vlanid:7 -X", "hpvmnet: ERROR: -X and -u exclude each other"),
     ("hpvmstatus -d", "hpvmstatus: ERROR: -P NAME or -p NUMBER is missing"),
     ("hpvm frobnicate", "hpvm: ERROR: 'frobnicate' is no command"),
+    ("hpvm stat -P g", "hpvm: ERROR: 'stat' is no command; did you mean status?"),
+    ("hpvm undelte g", "hpvm: ERROR: 'undelte' is no command; did you mean undelete?"),
+    ("hpvm hpvmstart -P g", "hpvm: ERROR: 'hpvmstart' is no command; did you mean start?"),
+    ("hpvm delete -P g", "hpvm: ERROR: 'delete' is no command"),
+    ("hpvm help docter", "hpvm: ERROR: 'docter' is no command; did you mean doctor?"),
+    ("gvsdmgr", "gvsdmgr: ERROR: VERB is missing, and -P NAME or -p NUMBER or GUEST"),
+    ("gvsdmgr -P g", "gvsdmgr: ERROR: VERB is missing"),
+    ("gvsdmgr bdr", "gvsdmgr: ERROR: -P NAME or -p NUMBER or GUEST is missing"),
+    ("hpvmclone", "hpvmclone: ERROR: -N NAME is missing, and -P NAME or -p NUMBER"),
+    ("hpvmdevmgmt", "hpvmdevmgmt: ERROR: one of -a, -d, -m, -n, -l, -I, -r, -S, -v is missing"),
     ("hpvm", "hpvm: ERROR: say which command"),
     ("hpvm undelete g --list", "hpvm undelete: ERROR: GUEST and --list exclude each other"),
     ("hpvm undelete", "hpvm undelete: ERROR: -P NAME or -p NUMBER or GUEST or --list is missing"),
@@ -353,6 +363,16 @@ fn a_refused_guest_makes_no_vm_host() {
     assert!(!root.exists());
 }
 
+/// Whoever has a narrow terminal sees the sentence above it still.
+#[test]
+fn the_line_below_the_sentence_is_short() {
+    for program in ["hpvmdevmgmt", "hpvmnet", "hpvmclone", "gvsdmgr"] {
+        let errors = String::from_utf8(run(program, &["--nope".as_ref()]).stderr).unwrap();
+        let synopsis = errors.lines().last().unwrap();
+        assert!(synopsis.chars().count() <= 160, "{synopsis}");
+    }
+}
+
 #[test]
 fn help_on_a_command_is_had_by_either_way() {
     let printed = |program: &str, words: &[&str]| {
@@ -369,4 +389,7 @@ fn help_on_a_command_is_had_by_either_way() {
     assert!(printed("hpvmhostrdev", &["-h"]).starts_with("Usage: hpvmhostrdev [-u] [-h] [-D]"));
     let errors = String::from_utf8(run("hpvmstart", &[]).stderr).unwrap();
     assert!(errors.ends_with("; `hpvmstart --help` tells what there is\n"), "{errors}");
+    let help = printed("hpvmdevmgmt", &["--help"]);
+    assert!(help.contains("  -S, --size <SIZE> <FILE>\n"), "{help}");
+    assert_eq!(printed("hpvm", &["help", "devmgmt"]), help);
 }

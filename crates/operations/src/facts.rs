@@ -12,7 +12,7 @@ use hpvm_host::{accel, qemu_version};
 use hpvm_model::bytes::Bytes;
 use hpvm_model::{Entitlement, GuestConfig, GuestNumber, StorageType, chain};
 use hpvm_plan::facts::network::NetworkFacts;
-use hpvm_plan::facts::{Engine, FileFact, HostFacts, Restriction, StartFacts};
+use hpvm_plan::facts::{Engine, FileFact, HostFacts, Registered, Restriction, StartFacts};
 use hpvm_plan::record::Machine;
 use hpvm_registry::{Identities, RegistryError, Selector};
 
@@ -67,6 +67,13 @@ impl VmHost {
         for path in self.own_images(config) {
             if let Some(known) = registered.get_mut(path) {
                 known.restriction = Restriction::None;
+            }
+        }
+        for path in self.bare_images(config) {
+            if let Some(Registered { restriction, .. }) = registered.get_mut(path)
+                && matches!(restriction, Restriction::HostFolder { .. })
+            {
+                *restriction = Restriction::OwnFolder;
             }
         }
         let processors = hpvm_host::facts::processors()
@@ -124,6 +131,15 @@ impl VmHost {
             path.parent().and_then(Path::parent) == folders
         });
         stores.chain(paths)
+    }
+
+    /// What lies where such images do and is given without what it lies over.
+    fn bare_images<'a>(&self, config: &'a GuestConfig) -> impl Iterator<Item = &'a str> {
+        let folder = self.folder(config).path().to_owned();
+        let bare = config.storage.iter().filter(|device| device.layers.is_empty());
+        let images = bare.filter(|device| device.backing.storage == StorageType::Qcow2);
+        let paths = images.map(|device| device.backing.path.as_str());
+        paths.filter(move |path| Path::new(path).parent() == Some(&folder))
     }
 
     /// The same, and what only a start depends on.

@@ -29,7 +29,7 @@ pub enum Refusal {
     /// The problems say it all; among them is at least one error.
     #[error("the configuration has problems")]
     Problems(Vec<Problem>),
-    #[error("No Guest by that name or number: '{called}'{}", hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    #[error("No Guest by that name or number: '{called}'; {}", hint.as_deref().unwrap_or("`hpvmstatus` lists the guests"))]
     NoGuest { called: String, hint: Option<String> },
     #[error("a guest called '{name}' exists already (number {number}); choose another name")]
     NameTaken { name: GuestName, number: GuestNumber },

@@ -442,7 +442,7 @@ mod tests {
         let check = |config: &GuestConfig, name| {
             host.unless_renamed(config, &actor().calling(name)).map_err(|e| e.to_string())
         };
-        let none = "No Guest by that name or number: 'web'".to_owned();
+        let none = "No Guest by that name or number: 'web'; `hpvmstatus` lists the guests".into();
         assert_eq!(check(&had, Some(&web)), Err(none));
         assert_eq!(check(&had, None), Ok(()), "who calls it by its number means it still");
         assert_eq!(check(&has, Some(&site)), Ok(()));

@@ -320,6 +320,8 @@ pub enum Restriction {
     Below { folder: String },
     /// It lies below a folder that is the VM Host's own.
     HostFolder { folder: String },
+    /// It lies in the folder of the guest itself, and nothing is named that it lies over, as hpvmclone's images do.
+    OwnFolder,
     /// It is a file of the VM Host's own by another name (a hard link).
     HostFile { file: String },
     /// hpvmhostrdev read on it that something else owns it.
@@ -341,6 +343,7 @@ impl Restriction {
             Restriction::HostFolder { folder } => {
                 format!("{folder} is a folder of this VM Host itself")
             }
+            Restriction::OwnFolder => "it lies in the guest's own folder, where only the images that `hpvmclone --linked` made are disks, with what they lie over: name that too, by --layer STORAGE:LOCATION such as --layer file:/base.img".into(),
             Restriction::HostFile { file } => {
                 format!("it is {file}, a file of this VM Host itself, by another name (a hard link)")
             }

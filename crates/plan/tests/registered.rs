@@ -31,6 +31,7 @@ fn what_is_restricted_is_no_guests() {
         (Restriction::Entry { name: name() }, "rdev:/x restricts it"),
         (Restriction::Below { folder: name() }, "rdev:/x restricts what lies below it"),
         (Restriction::HostFolder { folder: name() }, "/x is a folder of this VM Host itself"),
+        (Restriction::OwnFolder, "by --layer STORAGE:LOCATION"),
         (Restriction::HostFile { file: name() }, "it is /x, a file of this VM Host itself"),
         (
             Restriction::Signature { name: name(), reason: "it holds swap space".into() },

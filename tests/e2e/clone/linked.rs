@@ -14,6 +14,7 @@ use crate::shell::typed;
 pub(crate) const TESTS: &[Test] = crate::tests![
     a_linked_clone_keeps_its_base_as_it_is,
     a_linked_disk_is_not_shared,
+    a_linked_disk_that_was_taken_away_comes_back,
     who_removes_a_base_is_told_of_its_linked_clones,
     a_clone_that_is_not_made_leaves_its_base_as_it_is,
     a_base_is_protected_by_removed_clones_too,
@@ -65,6 +66,23 @@ fn a_linked_disk_is_not_shared() {
         host.ok(&["hpvmstart", "-P", name]);
         host.ok(&["hpvmstop", "-P", name, "-F"]);
     }
+}
+
+/// With what it lies over; who forgets that is told what is missing, and not that the folder is the VM Host's.
+fn a_linked_disk_that_was_taken_away_comes_back() {
+    let host = with_web();
+    host.ok(&["hpvmclone", "-P", "web", "-N", "new", "--linked"]);
+    let disk = guest(&host, "new").storage.remove(0);
+    let statement = on(Path::new(&disk.backing.path), "qcow2");
+    host.ok(&["hpvmmodify", "-P", "new", "-d", &statement]);
+    let bare = ["hpvmmodify", "-P", "new", "-a", &statement];
+    let said = host.refused(&bare);
+    assert!(said.contains("in the guest's own folder"), "{said}");
+    assert!(said.contains("--layer STORAGE:LOCATION"), "{said}");
+    let base = format!("file:{}", host.path("web.img").display());
+    host.ok(&[&bare[..], &["--layer", &base]].concat());
+    assert_eq!(guest(&host, "new").storage[0].layers, disk.layers);
+    host.ok(&["hpvmstart", "-P", "new"]);
 }
 
 /// What would follow from it is told as such, and what does not follow is not told.

@@ -19,9 +19,8 @@ const ASK: &[(&[&str], &str)] = &[
     (&["hpvmnet", "-S", "localnet", "-h"], "Halt the vswitch 'localnet'? [n]:"),
 ];
 
-/// As hpvmconsole says it.
-const UNANSWERED: &str =
-    ": the input ended before the question was answered; nothing was changed\n";
+/// Beside it what a script is to do.
+const UNANSWERED: &str = ": the input ended before the question was answered; nothing was changed, and --force asks nothing\n";
 
 /// End of file means no: nothing is done, and the exit status says so.
 fn questions_that_nobody_answers() {
@@ -43,14 +42,23 @@ fn answers_that_are_no_yes() {
     let host = inhabited();
     let before = State::of(&host);
     let noise = [b"x".repeat(1 << 16), b"\n".to_vec()].concat();
-    let answers: [&[u8]; 8] =
-        [b"n\n", b"\n", b"no", b"yy\n", b"\xff\xfe\n", b"\x1b[2J\n", b"\0\0\0", &noise];
-    for answer in answers {
+    let no = "the answer was no; nothing was changed\n";
+    let answers: [(&[u8], &str); 8] = [
+        (b"n\n", no),
+        (b"\n", no),
+        (b"no", no),
+        (b"yy\n", UNANSWERED),
+        (b"\xff\xfe\n", UNANSWERED),
+        (b"\x1b[2J\n", UNANSWERED),
+        (b"\0\0\0", UNANSWERED),
+        (&noise, UNANSWERED),
+    ];
+    for (answer, end) in answers {
         for (line, question) in ASK {
             let outcome = host.run_with_input(line, answer);
             assert_eq!(outcome.status.code(), Some(1), "{answer:?}: {outcome}");
             assert!(outcome.stderr.contains(question), "{outcome}");
-            assert!(outcome.stderr.ends_with("; nothing was changed\n"), "{outcome}");
+            assert!(outcome.stderr.ends_with(end), "{outcome}");
             assert!(outcome.stderr.contains("]: \n"), "no echo ends the line: {outcome}");
             let shown = outcome.stderr.chars().any(|c| c.is_control() && c != '\n');
             assert!(!shown, "{:?}", outcome.stderr);

@@ -38,6 +38,9 @@ use super::{catch_interruptions, done, mode};
 /// Attributes of gdev entries: SHARE, PRESERVE, READONLY (YES or NO), USAGE (DISK, DVD, TAPE, CHANGER or BURNER), IDENTIFIER
 /// (ACCEPT: what the path leads to now is the right device). Of rdev entries: PRESERVE, ALLOW (GUEST).
 #[derive(Debug, clap::Parser)]
+#[command(
+    override_usage = "hpvmdevmgmt [OPTIONS] <-a ENTRY|-d ENTRY|-m CHANGE|-n CHANGE|-l LIST|-I|-r|-S SIZE FILE|-v>"
+)]
 #[command(group(ArgGroup::new("task").required(true).multiple(false).args([
     "add", "delete", "modify", "rename", "list", "initialize", "repair_script", "size", "version",
 ])))]

@@ -75,7 +75,7 @@ impl Perform for Modify {
             return dry_run::verdict(&modified.problems);
         }
         if modified.is_nothing() {
-            context.say.note(&format!("nothing to change: guest '{}' is so already", config.name));
+            context.say.note(&nothing(&config.name, &request));
         }
         for FieldChange { field, from, to, .. } in &modified.grown {
             context.say.note(&format!("{field}: {to} now, {from} before"));
@@ -84,6 +84,16 @@ impl Perform for Modify {
             context.say.warning(Some(&modified.after.name), &sentence);
         }
         done(&format!("guest '{}' is changed already", modified.after.name))
+    }
+}
+
+/// Who asked for nothing forgot an option, or wanted to look.
+fn nothing(guest: &GuestName, request: &Request) -> String {
+    match *request == Request::default() {
+        true => format!(
+            "nothing to change: no option says what; `hpvmmodify --help` lists them, and `hpvmstatus -P {guest}` shows the guest"
+        ),
+        false => format!("nothing to change: guest '{guest}' is so already"),
     }
 }
 

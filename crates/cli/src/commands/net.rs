@@ -91,7 +91,8 @@ pub struct Net {
     #[arg(short = 'd', long, group = "deed", requires = "which")]
     pub delete: bool,
 
-    /// Change a port: portid:N:vlanid:{ID|none}, …:trunk:LIST, …:rate:IN[/BURST],OUT[/BURST], …:spoof:{on|off},
+    /// Change a port: portid:N:vlanid:{ID|none}, …:trunk:LIST, …:rate:IN[/BURST],OUT[/BURST] in bits a second and
+    /// bytes with K, M or G, such as 100M,20M, …:spoof:{on|off},
     /// …:addr:IP,…, …:mirror:{PORT|none}, …:isolated:{on|off},
     /// …:lanboot:{dhcp|none|ADDRESS/PREFIX[,gateway=IP],server=IP,file=NAME}; may be repeated, all are made or none. A port that
     /// no guest has yet keeps its rules for whoever gets it

@@ -46,7 +46,7 @@ pub(super) const LIMITS: Tunable = Tunable {
 };
 pub(super) const AVIO_SERVICE: Tunable = Tunable {
     name: "HPVMAVIOSERVICE",
-    says: "who serves the AVIO storage of a guest from its next start on: `processor`, the one that asks, is quick for one request and for many handed over at once; `thread`, one of QEMU's own, for many handed over one by one, as programs with many threads do",
+    says: "who serves what a guest asks of its AVIO storage, from its next start on: `processor`, the guest's own that asks, is the quicker one for a request at a time and for many handed over at once; `thread`, one of QEMU's, for many handed over one by one, as programs with many threads do",
     otherwise: "`processor` where QEMU emulates, `thread` with KVM",
     wanted: "processor or thread",
 };

@@ -21,7 +21,7 @@ pub enum PortChangeError {
     #[error(transparent)]
     Vlan(#[from] VlanError),
     #[error(
-        "'{0}' is no rate; write IN[/BURST],OUT[/BURST] in bits a second and bytes with K, M or G, such as 100M/64K,none"
+        "'{0}' is no rate; write IN[/BURST],OUT[/BURST] in bits a second and bytes with K, M or G, such as 100M/64K,none; a rate is 1K at least"
     )]
     Rate(String),
     #[error("port {0} cannot have its own frames copied to it; name another port, or none")]
@@ -143,6 +143,9 @@ fn read_rates(text: &str) -> Result<PortRule, PortChangeError> {
     Ok(PortRule::Rates { rate_in: read(rate_in)?, rate_out: read(rate_out)? })
 }
 
+/// Who writes a smaller number forgot its letter, and his guest would hear a frame in minutes.
+const BITS_PER_SECOND_MIN: u64 = 1000;
+
 /// What a rate lets pass at once when nobody says: what passes in this part of a second, and a long frame at least.
 const BURST_PART_OF_SECOND: u64 = 100;
 const BURST_BYTES_MIN: u64 = 64 << 10;
@@ -157,7 +160,7 @@ fn read_rate(text: &str) -> Option<Option<Rate>> {
         Some((bits, burst)) => (bits, Some(amount(burst, 1 << 10)?)),
         None => (text, None),
     };
-    let bits_per_second = amount(bits, 1000)?;
+    let bits_per_second = amount(bits, 1000).filter(|bits| *bits >= BITS_PER_SECOND_MIN)?;
     let usual = (bits_per_second / 8 / BURST_PART_OF_SECOND).max(BURST_BYTES_MIN);
     Some(Some(Rate { bits_per_second, burst_bytes: burst.unwrap_or(usual) }))
 }
@@ -242,6 +245,7 @@ mod tests {
             ("portid:7:rate:1M", "no rate"),
             ("portid:7:rate:0,1M", "no rate"),
             ("portid:7:rate:1T,1M", "no rate"),
+            ("portid:7:rate:10,none", "1K at least"),
             ("portid:7:spoof:yes", "neither on nor off"),
             ("portid:7:isolated:1", "neither on nor off"),
             ("portid:7:addr:host", "no list of IP addresses"),

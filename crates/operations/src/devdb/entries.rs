@@ -65,7 +65,7 @@ pub enum EntryRefused {
     NoIdentity(String),
     #[error(
         "dependents follow from the guests' devices and are not deleted here; what there is{}",
-        if .0.is_empty() { ": nothing".to_owned() } else { format!(", and how it goes: {}", commands(.0)) }
+        if .0.is_empty() { ": none".to_owned() } else { format!(", and how it goes: {}", commands(.0)) }
     )]
     DependentsFollow(Vec<Dependent>),
     #[error("{id} cannot be replaced while guests that have it run; stop them first with `hpvmstop -P GUEST -g`: {}", told(.dependents))]
@@ -128,6 +128,9 @@ pub fn delete(
         Deletion::Entry(id) => deleted(host, id),
         Deletion::Attribute(id, name) => cleared(host, id, *name),
         Deletion::Dependent { entry, dependent } => {
+            if !host.registry.all()?.iter().any(|config| config.name.as_str() == dependent) {
+                return Err(EntryRefused::NoGuest(dependent.clone()).into());
+            }
             let mut follow = dependents::all(host)?;
             follow.retain(|d| d.guest.as_str() == dependent);
             follow.retain(|d| entry.as_ref().is_none_or(|path| d.store.path == *path));
