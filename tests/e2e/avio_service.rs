@@ -10,6 +10,7 @@ use hpvm_testkit::wait::wait_until;
 
 use crate::Test;
 use crate::devices::{SEEN_BOUND, holds, wait_for, wait_gone};
+use crate::guest_processes::arguments;
 use crate::pool::image;
 use crate::statements::disk_at;
 use crate::supervision::{is_supervised, supervisor};
@@ -100,8 +101,7 @@ fn a_medium_is_changed(host: &VmHost, console: &mut Console) {
 /// As QEMU of guest 1 was given it.
 fn command_line(host: &VmHost) -> String {
     let qemu = host.snapshot(1).expect("it runs").qemu.pid;
-    let words = fs::read(format!("/proc/{qemu}/cmdline")).expect("its command line");
-    String::from_utf8_lossy(&words).replace('\0', " ")
+    arguments(qemu).expect("its command line").join(" ")
 }
 
 fn a_service_that_there_is_not_keeps_a_guest_from_its_start() {

@@ -27,6 +27,12 @@ pub(crate) fn process(host: &VmHost, name: &str) -> Option<Process> {
     })
 }
 
+/// The command line of a process, if it is there.
+pub(crate) fn arguments(pid: i32) -> Option<Vec<String>> {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(line.split('\0').map(str::to_owned).collect())
+}
+
 impl Process {
     /// One that lives, by its number.
     pub(crate) fn open(pid: i32) -> Process {

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::guest_processes::Process;
+use crate::guest_processes::{Process, arguments};
 use crate::networks::SOUND;
 
 pub(crate) const TESTS: &[Test] = crate::tests![
@@ -99,8 +99,8 @@ fn nat_is_started_again() {
     put_a_guest_on_nat(&host);
     let worker = || {
         let works = |pid: &i32| {
-            let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline"));
-            arguments.is_ok_and(|arguments| arguments.split('\0').nth(1) == Some("worker"))
+            arguments(*pid)
+                .is_some_and(|arguments| arguments.get(1).is_some_and(|it| it == "worker"))
         };
         host.running("hpvmnat.built").into_iter().find(works)
     };
@@ -170,8 +170,7 @@ fn forward_is_told() {
     // The owner of the VM Host alone lets guests reach its loopback.
     let host_access = |host: &VmHost| {
         let pid = host.running("hpvmnat").pop_first()?;
-        let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        arguments.split('\0').find(|argument| argument.starts_with("host:")).map(str::to_owned)
+        arguments(pid)?.into_iter().find(|argument| argument.starts_with("host:"))
     };
     assert_eq!(host_access(&host).as_deref(), Some("host:hidden"));
     host.ok(&["hpvmstop", "-P", "one", "-h", "-F"]);
